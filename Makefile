@@ -1,0 +1,47 @@
+# Each target sets itself up: python3 (3.10 or newer), make and a network are all that is needed.
+PYTHON ?= python3
+# AUTO builds the CPU kernel where a C++ compiler is found, ON fails without it, OFF leaves it out.
+KERNEL ?= AUTO
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := requirements/dev.txt
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config
+
+.PHONY: install demo test lint bench lock clean
+.DELETE_ON_ERROR:
+
+install: $(STAMP)
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' $(LOCK))"
+
+$(STAMP): $(BIN)/uv $(LOCK) pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation \
+		--reinstall-package aida-optim -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) --editable .
+	@touch $@
+
+demo: install
+	$(BIN)/aida compare digits
+
+test: install
+	$(BIN)/python -m pytest -q
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/aida bench step
+
+lock: install
+	$(COMPILE) --upgrade --extra dev --output-file $(LOCK) pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
+	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
