@@ -18,10 +18,12 @@ $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' $(LOCK))"
 
-$(STAMP): $(BIN)/uv $(LOCK) pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+# A new package is found only by installing again.
+$(STAMP): $(BIN)/uv $(LOCK) pyproject.toml CMakeLists.txt $(wildcard csrc/* src/*/__init__.py src/*/*/__init__.py)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation \
 		--reinstall-package aida-optim -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) --editable .
+	@test -e src/aida/backends/_step_cpu.so || echo "The CPU kernel was left out (a C++ compiler with OpenMP builds it)."
 	@touch $@
 
 demo: install
