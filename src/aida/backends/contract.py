@@ -1,0 +1,68 @@
+"""What a backend is given and what it must do. No backend learns an optimizer's name.
+
+One layer, with the letters of the paper:
+    g <- sign*g + weight_decay*p
+    m <- b1*m + (1-b1)*g
+    r <- beta*m - alpha*g
+    v <- b2*v + (1-b2)*r^2                           ("pre": r^2 is the layer's mean, v one number)
+    u <- 1 / (sqrt(v*inv_bias2 + floor) + eps_out)   ("post": u is the layer's mean)
+    p <- shrink*p - step_size*u*m
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Scalar = float | Tensor
+Column = list[float] | Tensor  # one number a layer: floats, or a tensor [L] where a step must not sync
+Coefficients = tuple[Any, Any]  # alpha and beta: two floats for all layers, or two arrays of shape [L]
+
+
+@dataclass(slots=True)
+class Layers:
+    """L layers of one device and type, as plain real tensors; lists of equal length.
+
+    p, g, m have one shape a layer; v too, or is 0-dim ("pre"). Only apply() writes, and only p, m and v.
+    numel: elements of each *whole* layer, of which p may be a shard.
+    """
+
+    p: list[Tensor]
+    g: list[Tensor]
+    m: list[Tensor]
+    v: list[Tensor]
+    numel: list[int]
+
+
+@dataclass(slots=True)
+class Scalars:
+    """The numbers of one step: the first six are shared, the columns have one entry a layer."""
+
+    b1: float
+    b2: float
+    weight_decay: float  # coupled; 0 where decay is decoupled
+    shrink: Scalar  # 1 - lr*weight_decay where decay is decoupled, else 1
+    sign: float  # -1 to maximize
+    layerwise: str | None  # None, "pre" or "post"
+    inv_bias2: Column
+    floor: Column
+    eps_out: Column
+    step_size: Column
+
+
+class Backend(Protocol):
+    """Three functions; sums are accumulated in float64 where the device has it, else in float32."""
+
+    def gram(self, layers: Layers, s: Scalars) -> Any:
+        """Sums [L, 4] over each layer: gg, gm, mm, dd of the updated m. Writes nothing."""
+        ...
+
+    def stepsize_sum(self, layers: Layers, coefficients: Coefficients, s: Scalars) -> Any:
+        """Sums [L] of the elementwise stepsizes u of this step, for "post". Writes nothing."""
+        ...
+
+    def apply(self, layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
+        """Write p, m and v. total [L]: the whole layer's sum of r^2 for "pre", of u for "post", else None."""
+        ...

@@ -1,0 +1,71 @@
+"""The oracle: the contract's six lines, transcribed, tensor by tensor, in float32 or float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .contract import Coefficients, Layers, Scalars
+
+
+def gram(layers: Layers, s: Scalars) -> Tensor:
+    rows = []
+    for i in range(len(layers.p)):
+        g, m = _gradient_and_momentum(layers, s, i)
+        rows.append(torch.stack([_inner(g, g), _inner(g, m), _inner(m, m), _inner(m - g, m - g)]))
+    return torch.stack(rows)
+
+
+def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
+    sums = []
+    for i in range(len(layers.p)):
+        g, m = _gradient_and_momentum(layers, s, i)
+        v = _variance(layers, s, i, _residual(coefficients, i, g, m) ** 2)
+        sums.append(_stepsize(v, s, i).sum(dtype=_sum_dtype(v)))
+    return torch.stack(sums)
+
+
+def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
+    for i, p in enumerate(layers.p):
+        g, m = _gradient_and_momentum(layers, s, i)
+        mean: Any = total[i] / layers.numel[i] if s.layerwise else None
+        r_square = mean if s.layerwise == "pre" else _residual(coefficients, i, g, m) ** 2
+        v = _variance(layers, s, i, r_square)
+        u = mean if s.layerwise == "post" else _stepsize(v, s, i)
+        # Whole new tensors, then a copy: what autograd saved of a step stays valid in the next one.
+        layers.m[i].copy_(m)
+        layers.v[i].copy_(v)
+        p.copy_(s.shrink * _wide(p) - s.step_size[i] * u * m)
+
+
+def _gradient_and_momentum(layers: Layers, s: Scalars, i: int) -> tuple[Tensor, Tensor]:
+    g = s.sign * _wide(layers.g[i]) + s.weight_decay * _wide(layers.p[i])
+    return g, s.b1 * _wide(layers.m[i]) + (1 - s.b1) * g
+
+
+def _residual(coefficients: Coefficients, i: int, g: Tensor, m: Tensor) -> Tensor:
+    alpha, beta = (c if isinstance(c, float) else c[i] for c in coefficients)
+    return beta * m - alpha * g
+
+
+def _variance(layers: Layers, s: Scalars, i: int, r_square: Tensor) -> Tensor:
+    return s.b2 * _wide(layers.v[i]) + (1 - s.b2) * r_square
+
+
+def _stepsize(v: Tensor, s: Scalars, i: int) -> Tensor:
+    return 1 / (torch.sqrt(v * s.inv_bias2[i] + s.floor[i]) + s.eps_out[i])
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    wide = _sum_dtype(a)
+    return (a.to(wide) * b.to(wide)).sum()
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64

@@ -1,0 +1,53 @@
+"""The family on one page: the residual rules and the scalar mathematics of a step.
+
+Everything here is written on + - * / and powers alone, so floats, NumPy, PyTorch and JAX arrays share it.
+Letters are the paper's (arXiv 2203.13273): for one layer, gg = <g,g>, gm = <g,m>, mm = <m,m>, dd = <m-g, m-g>
+with m the *updated* momentum. A rule gives (alpha, beta), and the residual is r = beta*m - alpha*g.
+"""
+
+GRADIENT = (-1.0, 0.0)  # r = g:     AdamPlus, LAdam
+BELIEF = (1.0, 1.0)  # r = m - g: AdaBelief, LAdaBelief
+
+
+def projection(gg, gm, mm, K, xi):
+    """(alpha, beta) after K mutual projections of alpha*g and beta*m onto each other: Aida, LAida.
+
+    The recurrence is kept, not its closed form r = cos^K(theta)*(m - g) for even K, since xi is not
+    negligible where gg is small.
+    """
+    alpha = beta = 1.0
+    for _ in range(K):
+        c = alpha * beta * gm
+        alpha, beta = alpha * c / (alpha * alpha * gg + xi), beta * c / (beta * beta * mm + xi)
+    return alpha, beta
+
+
+def residual_square(alpha, beta, gg, gm, dd):
+    """<r, r> without the cancellation of gg - 2*gm + mm; rounding can not make it negative."""
+    k = beta - alpha
+    total = beta * beta * dd + 2 * beta * k * (gm - gg) + k * k * gg
+    return (total + abs(total)) / 2
+
+
+def stepsize_cap(eps, b2):
+    """The largest stepsize u that eps allows, sqrt((1-b2)/eps): 316.23 for the defaults."""
+    return ((1 - b2) / eps) ** 0.5
+
+
+def step_scalars(t, *, lr, b1, b2, eps, eps_out, rectify):
+    """(inv_bias2, floor, eps_out, step_size) of step t, for u = 1/(sqrt(v*inv_bias2 + floor) + eps_out).
+
+    The update is p - step_size*u*m. floor = eps/(1-b2) is what adding eps into v at every step amounts to.
+    With rectify, step_size carries the rectification factor of RAdam (arXiv 1908.03265) as published
+    AdaBelief applies it; while the variance is intractable (rho < 5), u is exactly 1.
+    """
+    bias1, bias2 = 1 - b1**t, 1 - b2**t
+    if not rectify:
+        return 1 / bias2, eps / (1 - b2), eps_out, lr / bias1
+    rho_inf = 2 / (1 - b2) - 1
+    rho = rho_inf - 2 * t * b2**t / bias2
+    on = 1.0 * (rho >= 5)
+    rho = on * rho + (1 - on) * 5
+    factor = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5
+    step_size = (on * factor + (1 - on)) * lr / bias1
+    return on / bias2, on * eps / (1 - b2) + (1 - on), on * eps_out / bias2**0.5, step_size

@@ -1,0 +1,3 @@
+from .measures import layer_stepsizes
+
+__all__ = ["layer_stepsizes"]
