@@ -47,7 +47,6 @@ def step_scalars(t, *, lr, b1, b2, eps, eps_out, rectify):
     rho_inf = 2 / (1 - b2) - 1
     rho = rho_inf - 2 * t * b2**t / bias2
     on = 1.0 * (rho >= 5)
-    rho = on * rho + (1 - on) * 5
+    rho, rho_inf = (on * x + (1 - on) * 5 for x in (rho, rho_inf))  # 5 and 5 give a factor of 1
     factor = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5
-    step_size = (on * factor + (1 - on)) * lr / bias1
-    return on / bias2, on * eps / (1 - b2) + (1 - on), on * eps_out / bias2**0.5, step_size
+    return on / bias2, on * eps / (1 - b2) + (1 - on), on * eps_out / bias2**0.5, factor * lr / bias1

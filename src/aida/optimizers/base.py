@@ -124,7 +124,9 @@ class Layerwise(Optimizer):
         for key, p in zip(keys, params, strict=True):
             for name in MOMENTS:
                 if name in (saved := loaded["state"].get(key, {})):
-                    self.state[p][name] = saved[name].detach().to(p.device, _moment_dtype(p), copy=True)
+                    moment, dtype = saved[name].detach(), _moment_dtype(p)
+                    dtype = dtype if moment.is_complex() else dtype.to_real()  # a pooled v is real
+                    self.state[p][name] = moment.to(p.device, dtype, copy=True)
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
