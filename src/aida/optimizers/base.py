@@ -101,15 +101,14 @@ class Layerwise(Optimizer):
             raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Older states lack newer arguments, and may count steps in plain numbers."""
+        """Older states lack newer arguments and may count in plain numbers; torch shares a loaded counter."""
         super().__setstate__(state)
         for group in self.param_groups:
             for key, default in self.defaults.items():
                 group.setdefault(key, default)
             for p in group["params"]:
-                step = self.state[p].get("step") if p in self.state else None
-                if step is not None and not isinstance(step, Tensor):
-                    self.state[p]["step"] = _new_step(p, group).fill_(float(step))
+                if p in self.state and "step" in (of_p := self.state[p]):
+                    of_p["step"] = _new_step(p, group).fill_(float(of_p["step"]))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but moments keep their type: torch casts them to the parameter's."""

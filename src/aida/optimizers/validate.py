@@ -19,6 +19,8 @@ FOREIGN_KEYS = (
     "initial_lr",
     "max_lr",
     "min_lr",
+    "max_momentum",
+    "base_momentum",
     "swa_lr",
     "lr_scale",
     "lr_mult",

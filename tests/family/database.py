@@ -1,0 +1,104 @@
+"""The members in the form of torch's own OptimizerInfo database: each test runs over INFOS or INPUTS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.optim import lr_scheduler as schedulers
+from torch.testing._internal.common_optimizers import (
+    ErrorOptimizerInput,
+    OptimizerErrorEnum,
+    OptimizerInfo,
+    OptimizerInput,
+    get_error_inputs_for_all_optims,
+)
+
+from members import CASES, OWN, name
+
+SCHEDULERS = {
+    "step": lambda o: schedulers.StepLR(o, step_size=3, gamma=0.5),
+    "cosine": lambda o: schedulers.CosineAnnealingLR(o, T_max=10),
+    "plateau": lambda o: schedulers.ReduceLROnPlateau(o, patience=1),
+    "one cycle": lambda o: schedulers.OneCycleLR(o, max_lr=0.1, total_steps=12, cycle_momentum=True),
+    "warmup": lambda o: schedulers.SequentialLR(
+        o,
+        [schedulers.LinearLR(o, start_factor=0.1, total_iters=4), schedulers.ExponentialLR(o, gamma=0.9)],
+        milestones=[4],
+    ),
+}
+
+
+def _wrong(why: str, error: type[Exception], regex: str, *, at_step: bool = False, **kwargs: Any) -> Any:
+    return ErrorOptimizerInput(
+        OptimizerInput(params=kwargs.pop("params", None), kwargs=kwargs, desc=why),
+        error_on=OptimizerErrorEnum(int(at_step)),
+        error_type=error,
+        error_regex=regex,
+    )
+
+
+def _sparse() -> list[Parameter]:
+    p = Parameter(torch.ones(3))
+    p.grad = torch.ones(3).to_sparse()
+    return [p]
+
+
+def _errors(cls: type) -> list[Any]:
+    """What each wrong argument says: its name, its value and what to do."""
+    p = Parameter(torch.ones(1))
+    sub = r"it must lie in \[0, 1\), as 0.9 does"
+    errors = [
+        *get_error_inputs_for_all_optims("cpu", torch.float32),
+        _wrong("lr < 0", ValueError, "Invalid learning rate: -1; it must be 0 or more", lr=-1),
+        _wrong("lr nan", ValueError, "Invalid learning rate: nan; it must be", lr=float("nan")),
+        _wrong("tensor lr < 0", ValueError, "Invalid learning rate: -0.5", lr=torch.tensor(-0.5)),
+        _wrong("b1 = 1", ValueError, f"beta parameter at index 0: 1.0; {sub}", betas=(1.0, 0.9)),
+        _wrong("b2 < 0", ValueError, f"beta parameter at index 1: -0.1; {sub}", betas=(0.9, -0.1)),
+        _wrong("eps = 0", ValueError, r"Invalid eps value: 0.0; .*above 0.*bounds the stepsize", eps=0.0),
+        _wrong("decay < 0", ValueError, "weight_decay value: -1; it must be 0 or more", weight_decay=-1),
+        _wrong("misspelt", TypeError, f"{cls.__name__} has no argument 'wieght_decay'.*'weight_decay'",
+               wieght_decay=0.1),
+        _wrong("unknown", TypeError, "no argument 'zzzz': known are .*capturable", zzzz=1),
+        _wrong("misspelt in a group", TypeError, "parameter group 0 .* no argument 'betsa'.*'betas'",
+               params=[{"params": [p], "betsa": (0.9, 0.9)}]),
+        _wrong("wrong in a group", ValueError, "Invalid learning rate: -2",
+               params=[{"params": [p], "lr": -2}]),
+        _wrong("two backends", RuntimeError, "`fused` and `foreach` cannot be `True` together; leave one",
+               foreach=True, fused=True),
+        _wrong("differentiable foreach", RuntimeError, "`differentiable` needs .*leave `foreach`",
+               foreach=True, differentiable=True),
+        _wrong("sparse", RuntimeError, f"{cls.__name__} does not support sparse.*torch.optim.SparseAdam",
+               params=_sparse(), at_step=True),
+        _wrong("underflow", UserWarning, r"eps=1e-44 underflows: .*torch.float32.*use a larger eps",
+               eps=1e-44),
+    ]  # fmt: skip
+    if "K" in cls.own:
+        for K in (-1, 2.0, True, "2"):
+            text = f"projections K: {K!r}; it must be an integer of 0 or more"
+            errors.append(_wrong(f"K={K!r}", ValueError, text, K=K))
+        errors.append(_wrong("xi = 0", ValueError, "Invalid xi value: 0.0; .*above 0.*0/0", xi=0.0))
+    else:
+        errors.append(_wrong("no K", TypeError, f"{cls.__name__} has no argument 'K'", K=2))
+    if "layerwise" in cls.own:
+        errors.append(
+            _wrong("layerwise", ValueError, "layerwise: 'mid'; it must be 'pre' or 'post'", layerwise="mid")
+        )
+    return errors
+
+
+INFOS = [
+    OptimizerInfo(
+        cls,
+        optim_inputs_func=lambda device, cls=cls: [
+            OptimizerInput(None, kwargs, name((cls, kwargs))) for c, kwargs in CASES if c is cls
+        ],
+        optim_error_inputs_func=lambda device, dtype, cls=cls: _errors(cls),
+        scheduler_inputs=tuple([make] for make in SCHEDULERS.values()),
+        has_capturable_arg=True,
+    )
+    for cls in OWN
+]
+INPUTS = [(info.optim_cls, entry) for info in INFOS for entry in info.optim_inputs_func(device="cpu")]
+ERRORS = [(info.optim_cls, e) for info in INFOS for e in info.optim_error_inputs_func("cpu", torch.float32)]
