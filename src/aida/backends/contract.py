@@ -7,6 +7,7 @@ One layer, with the letters of the paper:
     v <- b2*v + (1-b2)*r^2                           ("pre": r^2 is the layer's mean, v one number)
     u <- 1 / (sqrt(v*inv_bias2 + floor) + eps_out)   ("post": u is the layer's mean)
     p <- shrink*p - step_size*u*m
+All in float32 or float64, from the unrounded m and v; rounding.py tells how bfloat16 is stored.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 Scalar = float | Tensor
-Column = list[float] | Tensor  # one number a layer: floats, or a tensor [L] where a step must not sync
+Column = list[Any] | Tensor  # one number a layer: Python's, or a tensor [L] where a step must not sync
 Coefficients = tuple[Any, Any]  # alpha and beta: two floats for all layers, or two arrays of shape [L]
 
 
@@ -50,6 +51,8 @@ class Scalars:
     floor: Column
     eps_out: Column
     step_size: Column
+    keys: Column | None = None  # of rounding.py, integers; None where no tensor is rounded at random
+    round_p: bool = False  # bfloat16 parameters too, not the moments alone
 
 
 class Backend(Protocol):

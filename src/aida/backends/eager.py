@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import rounding
 from .contract import Coefficients, Layers, Scalars
 
 
@@ -35,9 +36,7 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
         v = _variance(layers, s, i, r_square)
         u = mean if s.layerwise == "post" else _stepsize(v, s, i)
         # Whole new tensors, then a copy: what autograd saved of a step stays valid in the next one.
-        layers.m[i].copy_(m)
-        layers.v[i].copy_(v)
-        p.copy_(s.shrink * _wide(p) - s.step_size[i] * u * m)
+        rounding.write(layers, i, s.shrink * _wide(p) - s.step_size[i] * u * m, m, v, s)
 
 
 def _gradient_and_momentum(layers: Layers, s: Scalars, i: int) -> tuple[Tensor, Tensor]:

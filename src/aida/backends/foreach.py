@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import rounding
 from .contract import Coefficients, Column, Layers, Scalars
 
 
 def gram(layers: Layers, s: Scalars) -> Tensor:
     g = _gradient(layers, s)
-    m = _momentum(_fresh(layers.m), g, s)
+    m = _momentum(_fresh(layers.m, layers), g, s)
     d = torch._foreach_sub(m, g)
     columns = [_inner(g, g), _inner(g, m), _inner(m, m), _inner(d, d)]
     return torch.stack(columns, dim=1)
@@ -21,23 +22,27 @@ def gram(layers: Layers, s: Scalars) -> Tensor:
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
     g = _gradient(layers, s)
-    m = _momentum(_fresh(layers.m), g, s)
-    v = _variance(_fresh(layers.v), _residual_square(coefficients, g, m), s)
+    m = _momentum(_fresh(layers.m, layers), g, s)
+    v = _variance(_fresh(layers.v, layers), _residual_square(coefficients, g, m), s)
     return torch.stack([u.sum(dtype=_sum_dtype(u)) for u in _stepsize(v, s)])
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
     g = _gradient(layers, s)
-    m = _momentum(_wide(layers.m), g, s)
+    m = _momentum(_wide(layers.m, layers), g, s)
     pre = s.layerwise == "pre"
     r_square = _mean(total, layers) if pre else _residual_square(coefficients, g, m)
-    v = _variance(_wide(layers.v), r_square, s)
+    v = _variance(_wide(layers.v, layers), r_square, s)
     u = _mean(total, layers) if s.layerwise == "post" else _stepsize(v, s)
     torch._foreach_mul_(u, _column(s.step_size))
-    p = _wide(layers.p)
+    p = _wide(layers.p, layers)
     if not (isinstance(s.shrink, float) and s.shrink == 1):
         torch._foreach_mul_(p, s.shrink)
     torch._foreach_addcmul_(p, u, m, value=-1)
+    if s.keys is not None:
+        for i in range(len(p)):
+            rounding.write(layers, i, p[i], m[i], v[i], s)
+        return
     _store(layers.p, p)
     _store(layers.m, m)
     _store(layers.v, v)
@@ -45,11 +50,11 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
 
 def _gradient(layers: Layers, s: Scalars) -> list[Tensor]:
     """The layers' gradients with sign and coupled decay; not to be written to, they may be p.grad itself."""
-    g = _wide(layers.g)
+    g = _wide(layers.g, layers)
     if s.sign != 1:
         g = torch._foreach_mul(g, s.sign)
     if s.weight_decay != 0:
-        g = torch._foreach_add(g, _wide(layers.p), alpha=s.weight_decay)
+        g = torch._foreach_add(g, _wide(layers.p, layers), alpha=s.weight_decay)
     return list(g)
 
 
@@ -94,14 +99,15 @@ def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.sum(x * y, dtype=_sum_dtype(x)) for x, y in zip(a, b, strict=True)])
 
 
-def _fresh(tensors: list[Tensor]) -> list[Tensor]:
+def _fresh(tensors: list[Tensor], layers: Layers) -> list[Tensor]:
     """Copies that may be written to, in float32 or float64."""
-    return [w.clone() if w is x else w for w, x in zip(_wide(tensors), tensors, strict=True)]
+    return [w.clone() if w is x else w for w, x in zip(_wide(tensors, layers), tensors, strict=True)]
 
 
-def _wide(tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors themselves where they are float32 or float64, else float32 copies."""
-    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
+def _wide(tensors: list[Tensor], layers: Layers) -> list[Tensor]:
+    """In the step's type, float32 or the layers' float64; the tensors themselves where they already are."""
+    dtype = torch.promote_types(layers.p[0].dtype, torch.float32)
+    return [x.to(dtype) for x in tensors]
 
 
 def _store(to: list[Tensor], tensors: list[Tensor]) -> None:

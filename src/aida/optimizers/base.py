@@ -28,6 +28,9 @@ class Options(TypedDict, total=False):
     K: number of projections; xi > 0 keeps a zero gradient from 0/0 (members that project).
     layerwise: "pre" averages r^2 over the layer, "post" the stepsizes u (LAdam, LAdaBelief, LAida).
     decoupled_weight_decay: p <- (1 - lr*wd)*p, not g <- g + wd*p.  rectify: RAdam's factor on the step.
+    state_dtype: bfloat16 halves the moments, rounded at random, without bias, from `seed` (a pooled v and the
+    moments of complex parameters keep their type); None: the parameter's, float32 at least.
+    stochastic_rounding: the same rounding for bfloat16 parameters.
     maximize, foreach, fused, capturable, differentiable: as in torch.optim.Adam.
     """
 
@@ -36,6 +39,9 @@ class Options(TypedDict, total=False):
     layerwise: str
     decoupled_weight_decay: bool
     rectify: bool
+    state_dtype: torch.dtype | None
+    stochastic_rounding: bool
+    seed: int
     maximize: bool
     foreach: bool | None
     fused: bool | None
@@ -46,6 +52,9 @@ class Options(TypedDict, total=False):
 OPTIONS = Options(
     decoupled_weight_decay=False,
     rectify=False,
+    state_dtype=None,
+    stochastic_rounding=False,
+    seed=0,
     maximize=False,
     foreach=None,
     fused=None,
@@ -119,13 +128,11 @@ class Layerwise(Optimizer):
         finally:
             hook.remove()
         keys = chain.from_iterable(group["params"] for group in loaded["param_groups"])
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
-        for key, p in zip(keys, params, strict=True):
-            for name in MOMENTS:
+        params = ((p, group) for group in self.param_groups for p in group["params"])
+        for key, (p, group) in zip(keys, params, strict=True):
+            for name, dtype in zip(MOMENTS, _moment_dtypes(p, group), strict=True):
                 if name in (saved := loaded["state"].get(key, {})):
-                    moment, dtype = saved[name].detach(), _moment_dtype(p)
-                    dtype = dtype if moment.is_complex() else dtype.to_real()  # a pooled v is real
-                    self.state[p][name] = moment.to(p.device, dtype, copy=True)
+                    self.state[p][name] = saved[name].detach().to(p.device, dtype, copy=True)
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -134,12 +141,14 @@ class Layerwise(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        first = 0  # each layer's number in the optimizer keys its rounding
         for group in self.param_groups:
-            for part in self._parts(group):
+            for part in self._parts(group, first):
                 run([part])
+            first += len(group["params"])
         return loss
 
-    def _parts(self, group: dict[str, Any]) -> Iterator[Part]:
+    def _parts(self, group: dict[str, Any], first: int) -> Iterator[Part]:
         """The group's layers that have a gradient, their step counters advanced."""
         backend = choose(
             use_foreach=group["foreach"], use_fused=group["fused"], differentiable=group["differentiable"]
@@ -147,15 +156,15 @@ class Layerwise(Optimizer):
         projects = not isinstance(self.rule, tuple)
         coefficients = family.BELIEF if projects else self.rule  # what K=0 projections leave
         project = partial(self.rule, K=group["K"], xi=group["xi"]) if projects and group["K"] else None
-        for layers, steps in self._layers(group):
+        for layers, steps, numbers in self._layers(group, first):
             torch._foreach_add_(steps, 1)
-            numbers = scalars(steps, group, eps_outside=self.eps_outside)
-            yield Part(layers, numbers, backend, project, coefficients)
+            s = scalars(steps, numbers, group, eps_outside=self.eps_outside)
+            yield Part(layers, s, backend, project, coefficients)
 
-    def _layers(self, group: dict[str, Any]) -> Iterator[tuple[Layers, list[Tensor]]]:
-        """The group's layers that have a gradient, with their step counters, by device and type."""
-        found: dict[Any, tuple[Layers, list[Tensor]]] = {}
-        for p in group["params"]:
+    def _layers(self, group: dict[str, Any], first: int) -> Iterator[tuple[Layers, list[Tensor], list[int]]]:
+        """The group's layers that have a gradient, with step counters and numbers, by device and type."""
+        found: dict[Any, tuple[Layers, list[Tensor], list[int]]] = {}
+        for number, p in enumerate(group["params"], first):
             g = p.grad
             if g is None:
                 continue
@@ -167,8 +176,11 @@ class Layerwise(Optimizer):
             state = self.state[p]
             if not state:
                 self._init_state(p, state, group)
-            layers, steps = found.setdefault((p.device, p.dtype), (Layers([], [], [], [], []), []))
+            layers, steps, numbers = found.setdefault(
+                (p.device, p.dtype), (Layers([], [], [], [], []), [], [])
+            )
             steps.append(state["step"])
+            numbers.append(number)
             layers.p.append(_real(p))
             layers.g.append(_real(g))
             layers.m.append(_real(state["exp_avg"]))
@@ -177,13 +189,13 @@ class Layerwise(Optimizer):
         yield from found.values()
 
     def _init_state(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        dtype = _moment_dtype(p)
+        m_dtype, v_dtype = _moment_dtypes(p, group)
         state["step"] = _new_step(p, group)
-        state["exp_avg"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+        state["exp_avg"] = torch.zeros_like(p, dtype=m_dtype, memory_format=torch.preserve_format)
         if group.get("layerwise") == "pre":
-            state["exp_avg_var"] = torch.zeros((), dtype=dtype.to_real(), device=p.device)
+            state["exp_avg_var"] = torch.zeros((), dtype=v_dtype, device=p.device)
         else:
-            state["exp_avg_var"] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+            state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype, memory_format=torch.preserve_format)
 
 
 def _new_step(p: Tensor, group: dict[str, Any]) -> Tensor:
@@ -191,8 +203,11 @@ def _new_step(p: Tensor, group: dict[str, Any]) -> Tensor:
     return torch.zeros((), dtype=torch.float32, device=device)
 
 
-def _moment_dtype(p: Tensor) -> torch.dtype:
-    return torch.promote_types(p.dtype, torch.float32)
+def _moment_dtypes(p: Tensor, group: dict[str, Any]) -> tuple[torch.dtype, torch.dtype]:
+    """Of m and v, which differ where one real v is pooled: it costs nothing to keep in full."""
+    full = torch.promote_types(p.dtype, torch.float32)
+    kept = full if p.is_complex() else group["state_dtype"] or full
+    return kept, full.to_real() if group.get("layerwise") == "pre" else kept
 
 
 def _real(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import family
+from ..backends import rounding
 from ..backends.contract import Backend, Coefficients, Column, Layers, Scalars
 
 
@@ -49,8 +50,11 @@ def _rule(part: Part, gram: Any) -> tuple[Coefficients, Any]:
     return coefficients, family.residual_square(*coefficients, gg, gm, dd)
 
 
-def scalars(steps: list[Tensor], group: dict[str, Any], *, eps_outside: bool) -> Scalars:
-    """The numbers of a step for layers whose counters, already advanced, are `steps`."""
+def scalars(steps: list[Tensor], numbers: list[int], group: dict[str, Any], *, eps_outside: bool) -> Scalars:
+    """The numbers of a step for layers whose counters, already advanced, are `steps`.
+
+    numbers: each layer's place in the whole optimizer.
+    """
     lr, weight_decay, decoupled = _number(group["lr"]), group["weight_decay"], group["decoupled_weight_decay"]
     b1, b2 = group["betas"]
     return Scalars(
@@ -61,6 +65,8 @@ def scalars(steps: list[Tensor], group: dict[str, Any], *, eps_outside: bool) ->
         sign=-1.0 if group["maximize"] else 1.0,
         layerwise=group.get("layerwise"),
         **_columns(steps, lr, group, eps_outside),
+        keys=_keys(steps, numbers, group),
+        round_p=group["stochastic_rounding"],
     )
 
 
@@ -76,7 +82,7 @@ def _columns(
         eps_out = eps if eps_outside else 0.0
         return family.step_scalars(t, lr=lr, b1=b1, b2=b2, eps=eps, eps_out=eps_out, rectify=group["rectify"])
 
-    if torch.compiler.is_compiling() or group["capturable"] or isinstance(lr, Tensor):
+    if _stays_tensor(group) or isinstance(lr, Tensor):
         t = torch.stack(steps).to(torch.float64)
         columns = [torch.as_tensor(c, dtype=t.dtype, device=t.device).expand_as(t) for c in at(t)]
     else:
@@ -84,6 +90,22 @@ def _columns(
         known = {t: at(t) for t in set(ts)}
         columns = map(list, zip(*(known[t] for t in ts), strict=True))
     return dict(zip(names, columns, strict=True))
+
+
+def _keys(steps: list[Tensor], numbers: list[int], group: dict[str, Any]) -> Column | None:
+    """Each layer's key of this step, where the group rounds at random."""
+    if group["state_dtype"] != torch.bfloat16 and not group["stochastic_rounding"]:
+        return None
+    layers = [rounding.layer_key(group["seed"], number) for number in numbers]
+    if _stays_tensor(group):
+        t = torch.stack(steps).to(torch.int64).unbind()
+        return rounding.step_key(torch.stack(torch._foreach_add(t, layers)))
+    return [rounding.step_key(layer + int(t.item())) for layer, t in zip(layers, steps, strict=True)]
+
+
+def _stays_tensor(group: dict[str, Any]) -> bool:
+    """Whether nothing of the step may be read by the host."""
+    return torch.compiler.is_compiling() or group["capturable"]
 
 
 def _number(lr: float | Tensor) -> float | Tensor:

@@ -62,7 +62,24 @@ def check_group(group: Mapping[str, Any]) -> None:
         raise RuntimeError(
             "`differentiable` needs the tensor-by-tensor step: leave `foreach` and `fused` None"
         )
+    _check_rounding(group)
     _warn_where_eps_underflows(group)
+
+
+def _check_rounding(group: Mapping[str, Any]) -> None:
+    if group["state_dtype"] not in (None, torch.float32, torch.bfloat16):
+        raise ValueError(
+            f"Invalid state_dtype: {group['state_dtype']!r}; it must be None, torch.float32 or "
+            "torch.bfloat16 (float16 cannot hold v, which squares gradients)"
+        )
+    seed = group["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
+        raise ValueError(f"Invalid seed: {seed!r}; it must be an integer from 0 to 2**32 - 1")
+    if group["differentiable"] and (group["state_dtype"] == torch.bfloat16 or group["stochastic_rounding"]):
+        raise RuntimeError(
+            "`differentiable` cannot be had with random rounding, which has no derivative: "
+            "leave `state_dtype` None and `stochastic_rounding` False"
+        )
 
 
 def _check_lr(group: Mapping[str, Any]) -> None:

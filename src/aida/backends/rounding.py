@@ -1,0 +1,74 @@
+"""Stochastic rounding to bfloat16 with counter-based random bits, the same in every backend.
+
+All integers are unsigned, of 32 bits, and wrap; `>>` shifts zeros in; constants are below.
+    mix(x):  x ^= x >> 16;  x *= M1;  x ^= x >> 15;  x *= M2;  x ^= x >> 15
+    key = mix(mix(mix(seed) + layer) + t)   layer: its place in the optimizer, from 0; its own step t, from 1
+    w_i = mix(i*WEYL + key)                 i: the element's place in the memory of m (a shard's m), from 0
+    bits of m: the low 16 of w_i; of v: the high 16 of w_i; of p: the high 16 of w_i*M2
+    round(x, bits): the float32 x as an integer, + bits, >> 16, as a bfloat16; nan becomes 0x7fc0
+So E[round(x)] = x, what bfloat16 can hold stays as it is, and inf comes only from above its largest number.
+Only what is stored is rounded: the step's own u and p come from the unrounded m and v.
+mix with one multiplication fails tests of pairs of elements. In a loop i*WEYL is one addition.
+A float64 x is first rounded to the nearest float32. Source of mix: github.com/skeeto/hash-prospector.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .contract import Layers, Scalars
+
+Integer = TypeVar("Integer", int, Tensor)
+
+WEYL = 0x9E3779B9
+M1 = 0x21F0AAAD
+M2 = 0xD35A2D97
+MASK = 0xFFFFFFFF
+
+
+def mix(x: Integer) -> Integer:
+    """A bijection of 32-bit words, given as Python integers or as int64 tensors."""
+    x = ((x ^ (x >> 16)) * M1) & MASK
+    x = ((x ^ (x >> 15)) * M2) & MASK
+    return x ^ (x >> 15)
+
+
+def layer_key(seed: int, layer: int) -> int:
+    """The part of a layer's key that is the same in every step."""
+    return mix((mix(seed & MASK) + layer) & MASK)
+
+
+def step_key(x: Integer) -> Integer:
+    """The key of a layer in step t, from x = layer_key(seed, layer) + t."""
+    return mix(x & MASK)
+
+
+def words(m: Tensor, key: int | Tensor) -> Tensor:
+    """One random 32-bit word an element, int64 in m's shape, counted in the order of m's memory."""
+    i = torch.arange(m.numel(), device=m.device)
+    return mix((i * WEYL + key) & MASK).as_strided(m.shape, m.stride())
+
+
+def round_bfloat16(x: Tensor, bits: Tensor) -> Tensor:
+    """x rounded to bfloat16, up in magnitude with the odds of its distance; bits: 16 random ones, int64."""
+    x = x.float()
+    rounded = (x.view(torch.int32) + bits.int()) & -0x10000
+    return torch.where(x.isnan(), x, rounded.view(torch.float32)).bfloat16()
+
+
+def write(layers: Layers, i: int, p: Tensor, m: Tensor, v: Tensor, s: Scalars) -> None:
+    """Store p, m and v of layer i, rounded at random where they are bfloat16 and the step says so."""
+    kept = [(layers.m[i], m, 0), (layers.v[i], v, 1), (layers.p[i], p, 2)]
+    if s.keys is None:
+        for to, x, _ in kept:
+            to.copy_(x)
+        return
+    w = words(layers.m[i], s.keys[i])
+    bits = (w & 0xFFFF, w >> 16, ((w * M2) & MASK) >> 16)
+    for to, x, which in kept:
+        if to.dtype == torch.bfloat16 and (which < 2 or s.round_p):
+            x = round_bfloat16(x, bits[which])
+        to.copy_(x)
