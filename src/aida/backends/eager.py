@@ -35,8 +35,8 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
         r_square = mean if s.layerwise == "pre" else _residual(coefficients, i, g, m) ** 2
         v = _variance(layers, s, i, r_square)
         u = mean if s.layerwise == "post" else _stepsize(v, s, i)
-        # Whole new tensors, then a copy: what autograd saved of a step stays valid in the next one.
-        rounding.write(layers, i, s.shrink * _wide(p) - s.step_size[i] * u * m, m, v, s)
+        # Whole new tensors, then a copy: what autograd saved of a step (p too) stays valid in the next one.
+        rounding.write(layers, i, s.shrink * _wide(p.clone()) - s.step_size[i] * u * m, m, v, s)
 
 
 def _gradient_and_momentum(layers: Layers, s: Scalars, i: int) -> tuple[Tensor, Tensor]:
