@@ -150,14 +150,14 @@ def table(results: Sequence[Result], title: str) -> Table:
         return "–" if spread is None else format(spread.mean, form)
 
     for summary in summaries:
-        lost = f"\n({summary.diverged} of {summary.runs} diverged)" if summary.diverged else ""
+        lost = f"\n{summary.diverged} diverged" if summary.diverged else ""
         view.add_row(
             summary.optimizer + lost,
             accuracy(summary.at_best, best["at_best"]),
             accuracy(summary.at_last, best["at_last"]),
             mean(summary.best_epoch, ".1f"),
             mean(summary.train_loss, ".4f"),
-            mean(summary.seconds, ".1f"),
+            mean(summary.seconds, ".1f" if summary.seconds and summary.seconds.mean < 100 else ".0f"),
             mean(summary.step_ms, ".2f"),
         )
     return view
@@ -193,8 +193,14 @@ def _band(results: Sequence[Result], key: str) -> tuple[list[int], list[float], 
     return list(range(1, len(kept) + 1)), [s.mean for s in kept], [s.std or 0.0 for s in kept]
 
 
-def learning_curves(results: Sequence[Result]) -> Figure:
-    """Training loss and validation accuracy by epoch; the band is one standard deviation over seeds."""
+def learning_curves(results: Sequence[Result]) -> Figure | None:
+    """Training loss and validation accuracy by epoch; the band is one standard deviation over seeds.
+
+    None if no run has a whole epoch.
+    """
+    results = [result for result in results if result.epochs]
+    if not results:
+        return None
     figure = _figure(2, 1, 5.6, 4.2)
     panels = (("train_loss", "training loss"), ("validation_accuracy", "validation accuracy"))
     for axes, (key, label) in zip(figure.axes, panels, strict=True):
@@ -261,7 +267,7 @@ def _colours(layers: int) -> list:
 
 
 def write_figures(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write learning-curves.png and, if there is something to show, stepsizes.png; return their paths."""
+    """Write learning-curves.png and stepsizes.png, where there is something to show; return the paths."""
     figures = {"learning-curves.png": learning_curves(results), "stepsizes.png": stepsizes(results)}
     written = []
     for name, figure in figures.items():

@@ -1,0 +1,175 @@
+"""A run that is killed at any moment and resumed ends with bitwise the rows of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from aida_experiments import runs, train
+from aida_experiments.cli import app
+from aida_experiments.errors import UserError
+from aida_experiments.tasks.digits import Digits
+
+EPOCHS = 3
+WRITES = 2 + 3 * EPOCHS + 1
+"""versions and config; rows, timings and checkpoint of each epoch; the status."""
+
+
+class Killed(BaseException):
+    """Not an Exception, so that nothing on the way may catch it."""
+
+
+@pytest.fixture(scope="module")
+def task() -> Digits:
+    return Digits(model="cnn", batch_size=32, limit_batches=2)
+
+
+def run_to_end(
+    task, folder: Path, optimizer: str = "aida", on_batch=lambda epoch, batch: None, **settings
+) -> str:
+    config = {"task": "digits", "optimizer": optimizer, "seed": 3, "epochs": EPOCHS}
+    return train.train(
+        task, runs.Run(folder, config), fabric=train.make_fabric("cpu", "32"), optimizer=optimizer,
+        settings={"lr": 1e-3, **settings}, seed=3, epochs=EPOCHS, on_batch=on_batch,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(task, tmp_path_factory) -> bytes:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run_to_end(task, folder) == "finished"
+    return (folder / "rows.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("write", range(1, WRITES + 1))
+def test_killed_around_every_write(task, undisturbed, tmp_path, monkeypatch, write, when):
+    real, count = os.replace, 0
+
+    def replace(source, target):
+        nonlocal count
+        count += 1
+        if count == write and when == "before":
+            raise Killed
+        real(source, target)
+        if count == write:
+            raise Killed
+
+    monkeypatch.setattr(runs.os, "replace", replace)
+    with pytest.raises(Killed):
+        run_to_end(task, tmp_path)
+    assert run_to_end(task, tmp_path) == "finished"
+    assert (tmp_path / "rows.jsonl").read_bytes() == undisturbed
+    assert len(runs.read_json_lines(tmp_path / "timings.jsonl")) == EPOCHS
+    assert count == WRITES or count > write
+
+
+@pytest.mark.parametrize("at", [(1, 1), (2, 2), (3, 1)])
+def test_killed_within_an_epoch(task, undisturbed, tmp_path, at):
+    def kill(epoch, batch):
+        if (epoch, batch) == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_to_end(task, tmp_path, on_batch=kill)
+    assert run_to_end(task, tmp_path) == "finished"
+    assert (tmp_path / "rows.jsonl").read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("forgotten", ["random", "data_order", "optimizer", "schedule"])
+def test_every_part_of_the_checkpoint_counts(task, undisturbed, tmp_path, forgotten):
+    """The negative control: a checkpoint with one part from another moment gives other rows."""
+
+    def kill(epoch, batch):
+        if epoch == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_to_end(task, tmp_path / "run", on_batch=kill)
+    with pytest.raises(Killed):
+        run_to_end(task, tmp_path / "early", on_batch=lambda epoch, batch: kill(epoch + 1, batch))
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    state[forgotten] = torch.load(tmp_path / "early" / "checkpoint.pt", weights_only=True)[forgotten]
+    torch.save(state, path)
+    run_to_end(task, tmp_path / "run")
+    assert (tmp_path / "run" / "rows.jsonl").read_bytes() != undisturbed
+
+
+def test_seed_decides_everything(task, undisturbed, tmp_path):
+    torch.rand(17)
+    run_to_end(task, tmp_path / "again")
+    assert (tmp_path / "again" / "rows.jsonl").read_bytes() == undisturbed
+    run_to_end(task, tmp_path / "other", K=1)
+    assert (tmp_path / "other" / "rows.jsonl").read_bytes() != undisturbed
+
+
+def test_finished_run_is_not_redone(task, tmp_path):
+    run_to_end(task, tmp_path)
+
+    def fail(epoch, batch):
+        raise AssertionError("trained again")
+
+    assert run_to_end(task, tmp_path, on_batch=fail) == "finished"
+
+
+def test_diverged_run_is_recorded_and_not_redone(task, tmp_path):
+    assert run_to_end(task, tmp_path, "sgd", lr=1e30) == "diverged"
+    rows = runs.read_json_lines(tmp_path / "rows.jsonl")
+    assert rows[-1] == {"kind": "diverged", "epoch": 1, "lr": 1e30}
+    assert run_to_end(task, tmp_path, "sgd", lr=1e30) == "diverged"
+    # Killed between the last checkpoint and the status.
+    (tmp_path / "done.json").unlink()
+    assert run_to_end(task, tmp_path, "sgd", lr=1e30) == "diverged"
+    assert runs.read_json_lines(tmp_path / "rows.jsonl") == rows
+
+
+def test_checkpoint_of_another_run_is_refused(task, tmp_path):
+    run_to_end(task, tmp_path / "aida")
+    run_to_end(task, tmp_path / "sgd", "sgd")
+    for folder in (tmp_path / "aida", tmp_path / "sgd"):
+        (folder / "done.json").unlink()
+    (tmp_path / "sgd" / "checkpoint.pt").replace(tmp_path / "aida" / "checkpoint.pt")
+    with pytest.raises(UserError, match="its optimizer is 'sgd', not 'aida'"):
+        run_to_end(task, tmp_path / "aida")
+    (tmp_path / "aida" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="not a checkpoint of this program"):
+        run_to_end(task, tmp_path / "aida")
+
+
+def written(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("rows.jsonl"))
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_real_processes_killed_at_random_moments(tmp_path, kills):
+    """kill -9, in the middle of whatever is going on, as often as asked, then once more to the end."""
+    out, calm = tmp_path / "shaken", tmp_path / "calm"
+    options = ["compare", "digits", "--optimizers", "adamw,aida", "--seeds", "2", "--epochs",
+               str(4 + 4 * kills), "--limit-batches", "2", "--threads", "1", "--device", "cpu",
+               "--quiet"]  # fmt: skip
+    command = [sys.executable, "-m", "aida_experiments.cli", *options, "--resume", "--out", str(out)]
+    undisturbed = CliRunner().invoke(app, [*options, "--out", str(calm)])
+    assert undisturbed.exit_code == 0, undisturbed.output
+    for _ in range(kills):
+        before = written(out)
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        while process.poll() is None and written(out) == before:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.1))
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert len(list(out.rglob("done.json"))) < 4
+    resumed = CliRunner().invoke(app, [*options, "--resume", "--out", str(out)])
+    assert resumed.exit_code == 0, resumed.output
+    assert (out / "rows.jsonl").read_bytes() == (calm / "rows.jsonl").read_bytes()
