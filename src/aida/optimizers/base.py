@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 from typing_extensions import Unpack
 
-from .. import family
+from .. import family, sharding
 from ..backends.choose import choose
 from ..backends.contract import Layers
 from .step import Part, run, scalars
@@ -68,6 +68,8 @@ class Layerwise(Optimizer):
 
     State of a parameter: `step` (0-dim), `exp_avg` m, `exp_avg_var` v (free of eps; 0-dim for
     layerwise="pre"). Both moments of float16 and bfloat16 parameters are float32. `p.grad` is never written.
+    reduce_groups: for engines that give a rank a plain piece of a layer, the process groups that share it; an
+    attribute and not in param_groups, since a checkpoint cannot hold a function. DTensors need nothing.
     Raises ValueError, TypeError or RuntimeError for an argument that cannot be used; RuntimeError for a
     sparse gradient.
     """
@@ -83,8 +85,14 @@ class Layerwise(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        *,
+        reduce_groups: sharding.ReduceGroups | None = None,
         **options: Unpack[Options],
     ) -> None:
+        self.reduce_groups = reduce_groups
+        self._shapes: list[Any] = []  # of whole layers, as they were when their group was added
+        self._numel: dict[Tensor, int] = {}  # of whole layers of which only reduce_groups knows
+        self._fresh = True  # never stepped or loaded
         known = {**self.own, **OPTIONS}
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         check_keys(type(self).__name__, options, known, shared)
@@ -108,10 +116,17 @@ class Layerwise(Optimizer):
         except Exception:
             del self.param_groups[-1]
             raise
+        self._shapes.append(sharding.shapes(self.param_groups[-1]["params"]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": self._shapes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Older states lack newer arguments and may count in plain numbers; torch shares a loaded counter."""
         super().__setstate__(state)
+        self._numel, self._fresh = {}, not self.state
+        self.__dict__.setdefault("reduce_groups", None)
+        self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
         for group in self.param_groups:
             for key, default in self.defaults.items():
                 group.setdefault(key, default)
@@ -141,29 +156,92 @@ class Layerwise(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._fresh and self._is_rehearsal():
+            return loss
+        if sharding.active():
+            self._sharded_step()
+        else:
+            for part in self._all_parts():
+                run([part])
+        return loss
+
+    def _sharded_step(self) -> None:
+        """All layers at once: one message per process group, which every rank sends, gradients or not."""
+        whole_gram = self._totals(4, self._needs_gram)
+        whole_stepsizes = self._totals(1, lambda group: group.get("layerwise") == "post")
+        for group, shapes in zip(self.param_groups, self._shapes, strict=True):
+            if self._needs_gram(group) or group.get("layerwise"):
+                sharding.check_whole(group["params"], shapes, self.reduce_groups)
+        if self.reduce_groups and not self._numel:
+            params = chain.from_iterable(group["params"] for group in self.param_groups)
+            self._numel = sharding.whole_numel(params, self.reduce_groups)
+        if not whole_gram.members and not whole_stepsizes.members:
+            for part in self._all_parts():
+                run([part])
+            return
+        parts = list(self._all_parts())
+        if not parts and not self.state:
+            sharding.warn_without_gradients(group["params"] for group in self.param_groups)
+        run(parts, whole_gram, whole_stepsizes)
+
+    def _totals(self, width: int, wanted: Callable[[dict[str, Any]], bool]) -> sharding.Totals:
+        params = chain.from_iterable(group["params"] for group in self.param_groups if wanted(group))
+        return sharding.Totals(params, width, self.reduce_groups)
+
+    def _projects(self, group: dict[str, Any]) -> bool:
+        return not isinstance(self.rule, tuple) and group["K"] > 0
+
+    def _needs_gram(self, group: dict[str, Any]) -> bool:
+        return self._projects(group) or group.get("layerwise") == "pre"
+
+    @torch.no_grad()
+    def _is_rehearsal(self) -> bool:
+        """Whether this first step has zero gradients and lr 0: checkpoint tools make the state so.
+
+        It does make the state, and must not count.
+        """
+        if torch.compiler.is_compiling():
+            return False
+        self._fresh = False
+        rates = [group["lr"] for group in self.param_groups]
+        if any((isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0 for lr in rates):
+            return False
+        with_gradient = [
+            (p, group) for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        counts = any(p.grad.is_sparse or bool(sharding.shard(p.grad).any()) for p, _ in with_gradient)
+        if sharding.active():
+            counts = self._totals(1, lambda group: True).any(counts)
+        if not counts:
+            for p, group in with_gradient:
+                self._init_state(p, self.state[p], group)
+        return not counts
+
+    def _all_parts(self) -> Iterator[Part]:
         first = 0  # each layer's number in the optimizer keys its rounding
         for group in self.param_groups:
-            for part in self._parts(group, first):
-                run([part])
+            yield from self._parts(group, first)
             first += len(group["params"])
-        return loss
 
     def _parts(self, group: dict[str, Any], first: int) -> Iterator[Part]:
         """The group's layers that have a gradient, their step counters advanced."""
         backend = choose(
             use_foreach=group["foreach"], use_fused=group["fused"], differentiable=group["differentiable"]
         )
-        projects = not isinstance(self.rule, tuple)
-        coefficients = family.BELIEF if projects else self.rule  # what K=0 projections leave
-        project = partial(self.rule, K=group["K"], xi=group["xi"]) if projects and group["K"] else None
-        for layers, steps, numbers in self._layers(group, first):
+        coefficients = self.rule if isinstance(self.rule, tuple) else family.BELIEF  # what K=0 leaves
+        rule: Any = self.rule
+        project = partial(rule, K=group["K"], xi=group["xi"]) if self._projects(group) else None
+        for params, layers, steps, numbers in self._layers(group, first):
             torch._foreach_add_(steps, 1)
             s = scalars(steps, numbers, group, eps_outside=self.eps_outside)
-            yield Part(layers, s, backend, project, coefficients)
+            yield Part(params, layers, s, backend, project, coefficients)
 
-    def _layers(self, group: dict[str, Any], first: int) -> Iterator[tuple[Layers, list[Tensor], list[int]]]:
+    def _layers(
+        self, group: dict[str, Any], first: int
+    ) -> Iterator[tuple[list[Tensor], Layers, list[Tensor], list[int]]]:
         """The group's layers that have a gradient, with step counters and numbers, by device and type."""
-        found: dict[Any, tuple[Layers, list[Tensor], list[int]]] = {}
+        found: dict[Any, tuple[list[Tensor], Layers, list[Tensor], list[int]]] = {}
+        may_be_sharded = sharding.active()
         for number, p in enumerate(group["params"], first):
             g = p.grad
             if g is None:
@@ -176,16 +254,19 @@ class Layerwise(Optimizer):
             state = self.state[p]
             if not state:
                 self._init_state(p, state, group)
-            layers, steps, numbers = found.setdefault(
-                (p.device, p.dtype), (Layers([], [], [], [], []), [], [])
+            tensors = p, g, state["exp_avg"], state["exp_avg_var"]
+            if may_be_sharded:
+                tensors = sharding.local(*tensors)
+            params, layers, steps, numbers = found.setdefault(
+                (tensors[0].device, p.dtype), ([], Layers([], [], [], [], []), [], [])
             )
+            params.append(p)
             steps.append(state["step"])
             numbers.append(number)
-            layers.p.append(_real(p))
-            layers.g.append(_real(g))
-            layers.m.append(_real(state["exp_avg"]))
-            layers.v.append(_real(state["exp_avg_var"]))
-            layers.numel.append(max(layers.p[-1].numel(), 1))  # an empty layer's sums are 0
+            for to, x in zip((layers.p, layers.g, layers.m, layers.v), tensors, strict=True):
+                to.append(_real(x))
+            numel = self._numel.get(p) or p.numel()
+            layers.numel.append(max(numel * (2 if p.is_complex() else 1), 1))  # an empty layer's sums are 0
         yield from found.values()
 
     def _init_state(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:

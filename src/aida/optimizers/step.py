@@ -13,11 +13,14 @@ from .. import family
 from ..backends import rounding
 from ..backends.contract import Backend, Coefficients, Column, Layers, Scalars
 
+Whole = Callable[[list[tuple[list[Tensor], Any]]], None]  # of parameters and their rows of sums, in place
+
 
 @dataclass(slots=True)
 class Part:
     """Layers of one group that are stepped together, with what their step needs."""
 
+    params: list[Tensor]  # the optimizer's own, of which layers.p are this rank's shards
     layers: Layers
     scalars: Scalars
     backend: Backend
@@ -29,13 +32,25 @@ class Part:
         return self.project is not None or self.scalars.layerwise == "pre"
 
 
-def run(parts: list[Part]) -> None:
-    """Step the parts; every whole-layer sum that the rule needs is taken before anything is written."""
+def run(parts: list[Part], whole_gram: Whole | None = None, whole_stepsizes: Whole | None = None) -> None:
+    """Step the parts; every whole-layer sum that the rule needs is taken before anything is written.
+
+    Where layers are sharded, the two functions turn sums over shards into sums over whole layers.
+    """
     grams = [part.backend.gram(part.layers, part.scalars) if part.needs_gram else None for part in parts]
-    for part, gram in zip(parts, grams, strict=True):
-        coefficients, total = _rule(part, gram)
-        if part.scalars.layerwise == "post":
-            total = part.backend.stepsize_sum(part.layers, coefficients, part.scalars)
+    if whole_gram:
+        whole_gram([(part.params, gram) for part, gram in zip(parts, grams, strict=True) if gram is not None])
+    rules = [_rule(part, gram) for part, gram in zip(parts, grams, strict=True)]
+    post = [i for i, part in enumerate(parts) if part.scalars.layerwise == "post"]
+    for i in post:
+        coefficients, _ = rules[i]
+        rules[i] = (
+            coefficients,
+            parts[i].backend.stepsize_sum(parts[i].layers, coefficients, parts[i].scalars),
+        )
+    if whole_stepsizes:
+        whole_stepsizes([(parts[i].params, rules[i][1]) for i in post])
+    for part, (coefficients, total) in zip(parts, rules, strict=True):
         part.backend.apply(part.layers, coefficients, total, part.scalars)
 
 

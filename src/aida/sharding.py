@@ -1,0 +1,219 @@
+"""Sums over whole layers where a rank holds only a piece: all that knows of DTensors and process groups.
+
+A step works on local shards. The partial sums of all layers go into one table per process group, and one
+all_reduce turns them into sums over whole layers. DTensors are looked up in sys.modules, since importing them
+takes seconds: where nobody has imported them, there are none.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+ReduceGroups = Callable[
+    [Tensor], Iterable[Any]
+]  # a plain parameter -> the process groups that share its layer
+
+
+def active() -> bool:
+    """Whether there are process groups at all: without them nothing is sharded."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def is_dtensor(x: Any) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def local(p: Tensor, g: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
+    """p, its gradient and moments as this rank's plain tensors; p and moments share memory with the given.
+
+    A gradient is first redistributed to p's placements (TP leaves it partial, or replicated beside a shard).
+    Raises RuntimeError for a partial parameter, and for a gradient or moment that does not match p.
+    """
+    if not is_dtensor(p):
+        return (p, g, *moments)
+    if torch.is_grad_enabled():
+        raise RuntimeError("differentiable=True cannot step sharded parameters; leave it False")
+    layout: Any = p
+    if any(placement.is_partial() for placement in layout.placements):
+        raise RuntimeError(
+            f"a parameter with placements {layout.placements} cannot be stepped: its value is a sum that no "
+            "rank holds; redistribute it to Shard or Replicate placements before building the optimizer"
+        )
+    for what, x in [("gradient", g), *(("moment", m) for m in moments if m.ndim or not p.ndim)]:
+        mesh = getattr(x, "device_mesh", None)
+        if mesh != layout.device_mesh or (what == "moment" and x.placements != layout.placements):  # type: ignore[attr-defined]
+            raise RuntimeError(
+                f"the {what} of a sharded parameter of shape {tuple(p.shape)} is not sharded as it is "
+                f"({_layout(x)}, not {_layout(p)}): make gradients with DTensor.from_local, and load "
+                "states with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
+            )
+    if (gradient := _any(g)).placements != layout.placements:
+        g = gradient.redistribute(placements=layout.placements)
+    return tuple(shard(x) for x in (p, g, *moments))
+
+
+def shard(x: Any) -> Tensor:
+    """This rank's piece of a DTensor, waited for where it is still under way; a plain tensor itself."""
+    piece = x.to_local() if is_dtensor(x) else x
+    return piece.wait() if hasattr(piece, "wait") else piece
+
+
+def process_groups(p: Tensor, reduce_groups: ReduceGroups | None = None) -> list[Any]:
+    """The process groups over which sums of p's layer go: of each mesh dimension that does not replicate p.
+
+    For a plain tensor, what reduce_groups says. (A test for Shard would miss FSDP's strided one beside TP.)
+    """
+    if not is_dtensor(p):
+        groups = list(reduce_groups(p) or ()) if reduce_groups else []
+    elif (mesh := _any(p).device_mesh).get_coordinate() is None:
+        groups = []
+    else:
+        places = enumerate(_any(p).placements)
+        groups = [mesh.get_group(dim) for dim, placement in places if not placement.is_replicate()]
+    return [group for group in groups if group.size() > 1]
+
+
+class Totals:
+    """Turns sums over local shards into sums over whole layers, in place: one message per process group.
+
+    The table has a row for every parameter, with a gradient here or not, so that all ranks send messages of
+    one size; rows without a gradient are zero. Order and size depend on the parameters alone.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], width: int, reduce_groups: ReduceGroups | None = None
+    ) -> None:
+        self.width = width
+        self.members: dict[Any, list[Tensor]] = {}
+        known: dict[Any, list[Any]] = {}  # asking a mesh for its groups costs more than the rest
+        for p in params:
+            key = (id(_any(p).device_mesh), _any(p).placements) if is_dtensor(p) else p
+            if key not in known:
+                known[key] = process_groups(p, reduce_groups)
+            for group in known[key]:
+                self.members.setdefault(group, []).append(p)
+
+    def __call__(self, sums: Iterable[tuple[Sequence[Tensor], Any]]) -> None:
+        """sums: parameters and their rows, [L] or [L, width], as tensors or as writable NumPy arrays."""
+        rows: dict[Tensor, Tensor] = {}
+        for params, part in sums:
+            rows.update(
+                zip(params, torch.as_tensor(part).view(len(params), self.width).unbind(), strict=True)
+            )
+        for group, params in self.members.items():
+            device = _device(params[0], group)
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            for p in params:
+                if p not in rows:
+                    rows[p] = torch.zeros(self.width, dtype=dtype, device=device)
+            mine = [rows[p] for p in params]
+            table = torch.stack([row.to(device, dtype) for row in mine])
+            dist.all_reduce(table, group=group)
+            torch._foreach_copy_(mine, list(table.unbind()))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank that shares a layer with this one."""
+        for group, params in self.members.items():
+            votes = torch.tensor([float(flag)], device=_device(params[0], group))
+            dist.all_reduce(votes, group=group)
+            flag = bool(votes.item())
+        return flag
+
+
+def whole_numel(params: Iterable[Tensor], reduce_groups: ReduceGroups) -> dict[Tensor, int]:
+    """Elements of the whole layers of plain parameters, of which each rank knows its piece alone."""
+    pieces = [p for p in params if not is_dtensor(p)]
+    counts = torch.tensor([p.numel() for p in pieces], dtype=torch.float64)
+    if pieces:
+        Totals(pieces, 1, reduce_groups)([(pieces, counts)])
+    return dict(zip(pieces, map(int, counts.tolist()), strict=True))
+
+
+def shapes(params: Iterable[Tensor]) -> list[tuple[int, ...] | None]:
+    """The whole layers' shapes; None where a lazy module has yet to make one."""
+    return [None if torch.nn.parameter.is_lazy(p) else tuple(p.shape) for p in params]
+
+
+def check_whole(
+    params: Sequence[Tensor], built_with: Sequence[tuple[int, ...] | None], reduce_groups: ReduceGroups | None
+) -> None:
+    """Raise RuntimeError where a parameter is a piece of a layer whose other pieces cannot be found."""
+    now = shapes(params)
+    if len(now) != len(built_with) or any(
+        a != b for a, b in zip(built_with, now, strict=True) if a is not None
+    ):
+        old, new = next(((a, b) for a, b in zip(built_with, now, strict=False) if a != b), (None, None))
+        raise RuntimeError(
+            f"the optimizer was built with {len(built_with)} parameters in a group and now finds {len(now)}, "
+            f"or other shapes (first difference: {old}, now {new}): statistics of whole layers are lost. If "
+            "the model was sharded after the optimizer was built, build the optimizer afterwards; engines "
+            "that swap in flat partitions (DeepSpeed ZeRO) cannot be used: shard with "
+            "torch.distributed.fsdp.fully_shard"
+        )
+    for p in params:
+        if not getattr(p, "_fsdp_flattened", False):
+            continue
+        if getattr(p, "_is_flat_param", False):
+            raise RuntimeError(
+                "FullyShardedDataParallel has flattened many layers into one parameter: statistics of layers "
+                "are lost; wrap the model with use_orig_params=True and give the optimizer "
+                "reduce_groups=aida.fsdp_groups(model), or shard with torch.distributed.fsdp.fully_shard"
+            )
+        if reduce_groups is None:
+            raise RuntimeError(
+                "a parameter is one rank's piece of a layer (FullyShardedDataParallel with use_orig_params="
+                "True): give the optimizer reduce_groups=aida.fsdp_groups(model), or shard with "
+                "torch.distributed.fsdp.fully_shard"
+            )
+
+
+def warn_without_gradients(groups: Iterable[Sequence[Tensor]]) -> None:
+    """Warn at a step that finds no gradient at all, as one does whose parameters a wrapper has replaced."""
+    trainable = sum(p.requires_grad and p.numel() > 0 for params in groups for p in params)
+    if trainable:
+        warnings.warn(
+            f"none of the optimizer's {trainable} parameters has a gradient: if the model was sharded or "
+            "moved after the optimizer was built, it has other parameters now; build it afterwards",
+            stacklevel=5,
+        )
+
+
+def fsdp_groups(model: torch.nn.Module) -> ReduceGroups:
+    """reduce_groups for a FullyShardedDataParallel model (FSDP1) that was wrapped with use_orig_params=True.
+
+    Each parameter's sums go over the process group that its wrapper shards it over; none for NO_SHARD.
+    """
+    from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+    from torch.distributed.fsdp import ShardingStrategy
+
+    groups: dict[Tensor, list[Any]] = {}
+    for wrapper in FSDP.fsdp_modules(model):
+        shared = [] if wrapper.sharding_strategy is ShardingStrategy.NO_SHARD else [wrapper.process_group]
+        inner = {
+            p for other in FSDP.fsdp_modules(wrapper) if other is not wrapper for p in other.parameters()
+        }
+        groups.update({p: shared for p in wrapper.parameters() if p not in inner})
+    return lambda p: groups.get(p, ())
+
+
+def _any(x: Any) -> Any:
+    """For what a type checker cannot know: that this tensor is a DTensor."""
+    return x
+
+
+def _layout(x: Any) -> str:
+    return f"placements {x.placements} of {x.device_mesh}" if is_dtensor(x) else "a plain tensor"
+
+
+def _device(p: Tensor, group: Any) -> torch.device:
+    """p's device where the group can send from it, else the group's: offloaded shards, with NCCL alone."""
+    kinds = [device.type for device in group._device_types]
+    return p.device if p.device.type in kinds else torch.device(kinds[0])
