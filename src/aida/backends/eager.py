@@ -41,7 +41,7 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
 
 def _gradient_and_momentum(layers: Layers, s: Scalars, i: int) -> tuple[Tensor, Tensor]:
     g = s.sign * _wide(layers.g[i]) + s.weight_decay * _wide(layers.p[i])
-    return g, s.b1 * _wide(layers.m[i]) + (1 - s.b1) * g
+    return g, s.b1 * layers.m[i].to(g.dtype) + (1 - s.b1) * g
 
 
 def _residual(coefficients: Coefficients, i: int, g: Tensor, m: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def _residual(coefficients: Coefficients, i: int, g: Tensor, m: Tensor) -> Tenso
 
 
 def _variance(layers: Layers, s: Scalars, i: int, r_square: Tensor) -> Tensor:
-    return s.b2 * _wide(layers.v[i]) + (1 - s.b2) * r_square
+    return s.b2 * layers.v[i].to(r_square.dtype) + (1 - s.b2) * r_square
 
 
 def _stepsize(v: Tensor, s: Scalars, i: int) -> Tensor:
