@@ -12,7 +12,7 @@ All in float32 or float64, from the unrounded m and v; rounding.py tells how bfl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -35,6 +35,12 @@ class Layers:
     m: list[Tensor]
     v: list[Tensor]
     numel: list[int]
+    prepared: Any = None  # a backend's own, kept between the functions of one step
+
+    def __getitem__(self, part: slice) -> Layers:
+        prepared = None if self.prepared is None else self.prepared[part]
+        lists = (self.p, self.g, self.m, self.v, self.numel)
+        return Layers(*(entries[part] for entries in lists), prepared)
 
 
 @dataclass(slots=True)
@@ -53,10 +59,23 @@ class Scalars:
     step_size: Column
     keys: Column | None = None  # of rounding.py, integers; None where no tensor is rounded at random
     round_p: bool = False  # bfloat16 parameters too, not the moments alone
+    # As GradScaler leaves them, 0-dim and on the device; given only to a backend that has UNSCALES.
+    grad_scale: Tensor | None = None  # divides g as it is read; the gradient itself is not written
+    found_inf: Tensor | None = None  # above 0: nothing is written
+
+    def __getitem__(self, part: slice) -> Scalars:
+        columns = ("inv_bias2", "floor", "eps_out", "step_size")
+        keys = None if self.keys is None else self.keys[part]
+        return replace(self, **{name: getattr(self, name)[part] for name in columns}, keys=keys)
 
 
 class Backend(Protocol):
-    """Three functions; sums are accumulated in float64 where the device has it, else in float32."""
+    """Three functions; sums are accumulated in float64 where the device has it, else in float32.
+
+    It may have three more: prepare(layers) checks the tensors before anything is written, advance(counters)
+    adds 1 to step counters and returns the counts as floats, or None if it left them alone, and waves(layers)
+    gives the slices that had better be stepped one after the other.
+    """
 
     def gram(self, layers: Layers, s: Scalars) -> Any:
         """Sums [L, 4] over each layer: gg, gm, mm, dd of the updated m. Writes nothing."""

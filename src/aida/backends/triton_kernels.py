@@ -1,0 +1,273 @@
+# type: ignore
+"""Device code of the fused step: the contract's six lines, once, over chunks of many layers.
+
+pointers [L, 4]: addresses of p, g, m, v.  chunks [C, 2]: layer, and place of the chunk in it.  numels [L].
+numbers [L, 8]: inv_bias2, floor, eps_out, step_size, shrink, alpha, beta, mean; float64, as all sums are.
+One program takes one chunk in blocks of ROWS x LANES elements. A sum is taken over LANES in FLOAT, then in
+float64 over rows, blocks and (total) chunks, always in one order: no atomics, and squares up to 1e37 fit.
+Random bits are those of rounding.py.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def gram(
+    pointers, chunks, numels, partial, grad_scale, b1: tl.float64, weight_decay: tl.float64, sign: tl.float64,
+    P_TYPE: tl.constexpr, G_TYPE: tl.constexpr, M_TYPE: tl.constexpr, FLOAT: tl.constexpr,
+    DECAY: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """partial [C, 4]: gg, gm, mm, dd of each chunk."""
+    layer, start, n = _chunk(chunks, numels, CHUNK)
+    P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
+    G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
+    M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
+    scale = _scale(sign, grad_scale)
+    gg = tl.zeros([ROWS], tl.float64)
+    gm = tl.zeros([ROWS], tl.float64)
+    mm = tl.zeros([ROWS], tl.float64)
+    dd = tl.zeros([ROWS], tl.float64)
+    at = _block(ROWS, LANES)
+    for _ in range(n // (ROWS * LANES)):
+        a, b, c, d = _products(P, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, False)
+        gg += a
+        gm += b
+        mm += c
+        dd += d
+        at += ROWS * LANES
+    if n % (ROWS * LANES) != 0:
+        a, b, c, d = _products(P, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, True)
+        gg += a
+        gm += b
+        mm += c
+        dd += d
+    out = partial + tl.program_id(0) * 4
+    tl.store(out, tl.sum(gg, axis=0))
+    tl.store(out + 1, tl.sum(gm, axis=0))
+    tl.store(out + 2, tl.sum(mm, axis=0))
+    tl.store(out + 3, tl.sum(dd, axis=0))
+
+
+@triton.jit
+def stepsize(
+    pointers, chunks, numels, partial, numbers, grad_scale,
+    b1: tl.float64, b2: tl.float64, weight_decay: tl.float64, sign: tl.float64,
+    P_TYPE: tl.constexpr, G_TYPE: tl.constexpr, M_TYPE: tl.constexpr, V_TYPE: tl.constexpr,
+    FLOAT: tl.constexpr, DECAY: tl.constexpr, ALIGNED: tl.constexpr,
+    CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """partial [C]: sum of u over each chunk."""
+    layer, start, n = _chunk(chunks, numels, CHUNK)
+    P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
+    G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
+    M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
+    V = _pointer(pointers, layer, 3, start, V_TYPE, ALIGNED)
+    row = numbers + layer * 8
+    scale = _scale(sign, grad_scale)
+    total = tl.zeros([ROWS], tl.float64)
+    at = _block(ROWS, LANES)
+    for _ in range(n // (ROWS * LANES)):
+        total += _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, False)
+        at += ROWS * LANES
+    if n % (ROWS * LANES) != 0:
+        total += _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, True)
+    tl.store(partial + tl.program_id(0), tl.sum(total, axis=0))
+
+
+@triton.jit
+def total(partial, ranges, out, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    """out [L, COLUMNS]: the sum of each layer's rows of partial, ranges [L, 2] from first to last."""
+    layer = tl.program_id(0)
+    first = tl.load(ranges + layer * 2)
+    last = tl.load(ranges + layer * 2 + 1)
+    for column in tl.static_range(COLUMNS):
+        sums = tl.zeros([ROWS], tl.float64)
+        for i in range(tl.cdiv(last - first, ROWS)):
+            at = first + i * ROWS + tl.arange(0, ROWS)
+            sums += tl.load(partial + at * COLUMNS + column, mask=at < last, other=0)
+        tl.store(out + layer * COLUMNS + column, tl.sum(sums, axis=0))
+
+
+@triton.jit
+def pool(pointers, layers, numbers, found_inf, b2: tl.float64, V_TYPE: tl.constexpr):
+    """The one number v of a layer, before apply reads it: there each chunk would race to write it."""
+    if _skipped(found_inf):
+        return
+    layer = tl.load(layers + tl.program_id(0))
+    V = tl.load(pointers + layer * 4 + 3).to(tl.pointer_type(V_TYPE))
+    mean = tl.load(numbers + layer * 8 + 7)
+    tl.store(V, (b2 * tl.load(V).to(tl.float64) + (1 - b2) * mean).to(V_TYPE))
+
+
+@triton.jit
+def apply(
+    pointers, chunks, numels, numbers, keys, grad_scale, found_inf,
+    b1: tl.float64, b2: tl.float64, weight_decay: tl.float64, sign: tl.float64,
+    P_TYPE: tl.constexpr, G_TYPE: tl.constexpr, M_TYPE: tl.constexpr, V_TYPE: tl.constexpr,
+    FLOAT: tl.constexpr, LAYERWISE: tl.constexpr, ROUND: tl.constexpr, ROUND_P: tl.constexpr,
+    DECAY: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Write p, m and, unless it is pooled, v."""
+    if _skipped(found_inf):
+        return
+    layer, start, n = _chunk(chunks, numels, CHUNK)
+    P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
+    G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
+    M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
+    if LAYERWISE == "pre":
+        V = tl.load(pointers + layer * 4 + 3).to(tl.pointer_type(V_TYPE))
+    else:
+        V = _pointer(pointers, layer, 3, start, V_TYPE, ALIGNED)
+    row = numbers + layer * 8
+    key = tl.load(keys + layer).to(tl.uint32) if ROUND else 0
+    key = start.to(tl.uint32) * 0x9E3779B9 + key if ROUND else 0
+    scale = _scale(sign, grad_scale)
+    at = _block(ROWS, LANES)
+    for _ in range(n // (ROWS * LANES)):
+        _update(
+            P, G, M, V, row, key, at, n, scale, b1, b2, weight_decay,
+            FLOAT, LAYERWISE, ROUND, ROUND_P, DECAY, False,
+        )  # fmt: skip
+        at += ROWS * LANES
+    if n % (ROWS * LANES) != 0:
+        _update(
+            P, G, M, V, row, key, at, n, scale, b1, b2, weight_decay,
+            FLOAT, LAYERWISE, ROUND, ROUND_P, DECAY, True,
+        )  # fmt: skip
+
+
+@triton.jit
+def _products(
+    P, G, M, at, n, scale, b1, weight_decay,
+    FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    p = _load(P, at, n, FLOAT, MASKED) if DECAY else 0.0
+    g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
+    d = m - g
+    return _row_sums(g * g), _row_sums(g * m), _row_sums(m * m), _row_sums(d * d)
+
+
+@triton.jit
+def _stepsizes(
+    P, G, M, V, row, at, n, scale, b1, b2, weight_decay,
+    FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    p = _load(P, at, n, FLOAT, MASKED) if DECAY else 0.0
+    g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
+    u = _stepsize(_variance(g, m, V, row, at, n, b2, FLOAT, MASKED), row, FLOAT)
+    return _row_sums(tl.where(at < n, u, 0.0))
+
+
+@triton.jit
+def _update(
+    P, G, M, V, row, key, at, n, scale, b1, b2, weight_decay,
+    FLOAT: tl.constexpr, LAYERWISE: tl.constexpr, ROUND: tl.constexpr, ROUND_P: tl.constexpr,
+    DECAY: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    p = _load(P, at, n, FLOAT, MASKED)
+    g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
+    word = _mix(at.to(tl.uint32) * 0x9E3779B9 + key) if ROUND else at.to(tl.uint32)
+    if LAYERWISE == "pre":
+        u = _stepsize(tl.load(V).to(FLOAT), row, FLOAT)
+    else:
+        v = _variance(g, m, V, row, at, n, b2, FLOAT, MASKED)
+        u = tl.load(row + 7).to(FLOAT) if LAYERWISE == "post" else _stepsize(v, row, FLOAT)
+        _store(V, at, n, v, word >> 16, ROUND, MASKED)
+    shrink = tl.load(row + 4).to(FLOAT)
+    step_size = tl.load(row + 3).to(FLOAT)
+    _store(M, at, n, m, word & 0xFFFF, ROUND, MASKED)
+    _store(P, at, n, shrink * p - step_size * u * m, (word * 0xD35A2D97) >> 16, ROUND_P, MASKED)
+
+
+@triton.jit
+def _gradient_and_momentum(
+    p, G, M, at, n, scale, b1, weight_decay, FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr
+):
+    g = scale.to(FLOAT) * _load(G, at, n, FLOAT, MASKED)
+    if DECAY:
+        g += tl.full([], weight_decay, FLOAT) * p
+    m = _load(M, at, n, FLOAT, MASKED)
+    return g, tl.full([], b1, FLOAT) * m + tl.full([], 1 - b1, FLOAT) * g
+
+
+@triton.jit
+def _variance(g, m, V, row, at, n, b2, FLOAT: tl.constexpr, MASKED: tl.constexpr):
+    alpha = tl.load(row + 5).to(FLOAT)
+    beta = tl.load(row + 6).to(FLOAT)
+    r = beta * m - alpha * g
+    v = _load(V, at, n, FLOAT, MASKED)
+    return tl.full([], b2, FLOAT) * v + tl.full([], 1 - b2, FLOAT) * (r * r)
+
+
+@triton.jit
+def _stepsize(v, row, FLOAT: tl.constexpr):
+    inv_bias2 = tl.load(row).to(FLOAT)
+    floor = tl.load(row + 1).to(FLOAT)
+    eps_out = tl.load(row + 2).to(FLOAT)
+    return 1 / (tl.sqrt(v * inv_bias2 + floor) + eps_out)
+
+
+@triton.jit
+def _chunk(chunks, numels, CHUNK: tl.constexpr):
+    """(layer, first element, number of elements) of this program's chunk."""
+    i = tl.program_id(0).to(tl.int64)
+    layer = tl.load(chunks + i * 2)
+    start = tl.load(chunks + i * 2 + 1) * CHUNK
+    return layer, start, tl.minimum(tl.load(numels + layer) - start, CHUNK).to(tl.int32)
+
+
+@triton.jit
+def _pointer(pointers, layer, which, start, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    X = tl.load(pointers + layer * 4 + which).to(tl.pointer_type(TYPE)) + start
+    if ALIGNED:  # else no load is of 16 bytes
+        X = tl.multiple_of(X, 16)
+    return X
+
+
+@triton.jit
+def _block(ROWS: tl.constexpr, LANES: tl.constexpr):
+    return tl.arange(0, ROWS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
+
+
+@triton.jit
+def _row_sums(x):
+    return tl.sum(x, axis=1).to(tl.float64)
+
+
+@triton.jit
+def _scale(sign, grad_scale):
+    return sign if grad_scale is None else sign / tl.load(grad_scale).to(tl.float64)
+
+
+@triton.jit
+def _skipped(found_inf):
+    return False if found_inf is None else tl.load(found_inf) > 0
+
+
+@triton.jit
+def _load(X, at, n, FLOAT: tl.constexpr, MASKED: tl.constexpr):
+    # A mask by an n that is not known when compiling keeps loads from being wide: whole blocks have none.
+    x = tl.load(X + at, mask=at < n, other=0) if MASKED else tl.load(X + at)
+    return x.to(FLOAT)
+
+
+@triton.jit
+def _store(X, at, n, x, bits, ROUND: tl.constexpr, MASKED: tl.constexpr):
+    if ROUND and X.dtype.element_ty == tl.bfloat16:
+        x = x.to(tl.float32)
+        rounded = (x.to(tl.uint32, bitcast=True) + bits) >> 16
+        x = tl.where(x == x, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        x = x.to(X.dtype.element_ty)
+    if MASKED:
+        tl.store(X + at, x, mask=at < n)
+    else:
+        tl.store(X + at, x)
+
+
+@triton.jit
+def _mix(x):
+    x = (x ^ (x >> 16)) * 0x21F0AAAD
+    x = (x ^ (x >> 15)) * 0xD35A2D97
+    return x ^ (x >> 15)
