@@ -1,5 +1,19 @@
+import os
+
+import hypothesis
 import pytest
 import torch
+
+# The same examples in every run of continuous integration, new ones at a desk; no deadline on a busy machine.
+hypothesis.settings.register_profile("aida", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("aida")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def settable_flags():
+    """torch's own test database, once imported, forbids setting torch.backends' flags anywhere."""
+    with torch.backends.__allow_nonbracketed_mutation():
+        yield
 
 
 @pytest.fixture(autouse=True)
