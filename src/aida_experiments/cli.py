@@ -64,11 +64,21 @@ Option = typer.Option
 
 
 @app.command(
+    # Paragraphs are whole strings, because the help keeps the line ends of a docstring.
+    help="Train several optimizers on one task and compare them.\n\n"
+    "Each optimizer runs once per seed; runs with the same seed share the initial model and the order of "
+    "the data. Prints a table of test accuracies (at the epoch that is best on the validation set, and at "
+    "the last) and writes, in the results folder: rows.jsonl (every measure of every epoch), "
+    "learning-curves.png, stepsizes.png (mean and standard deviation of each layer's adaptive stepsize), and "
+    "one folder per run with its configuration, versions, timings (seconds, and milliseconds per optimizer "
+    "step) and checkpoint.\n\n"
+    "A command that was killed goes on with --resume and ends with the same rows as an undisturbed one.\n\n"
+    "Data sets are kept in $AIDA_DATA, by default ~/.cache/aida.",
     epilog="Examples:\n\n"
     "[bold]aida compare digits[/bold]\n\n"
     "[bold]aida compare digits --optimizers aida,adamw --seeds 5 --out runs/mine[/bold]\n\n"
     "[bold]aida compare cifar10 --model vgg11 --epochs 2 --optimizers aida,adabelief[/bold]\n\n"
-    "[bold]aida compare cifar10 --published --device cuda --precision bf16 --out runs/paper --resume[/bold]"
+    "[bold]aida compare cifar10 --published --device cuda --precision bf16 --out runs/paper --resume[/bold]",
 )
 def compare(
     task: Annotated[str, typer.Argument(help=_tasks_help(), show_default=False)],
@@ -117,17 +127,7 @@ def compare(
     ] = None,
     quiet: Annotated[bool, Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Train several optimizers on one task and compare them.
-
-    Each optimizer runs once per seed; runs with the same seed share the initial model and the order of the
-    data. Prints a table of test accuracies (at the epoch that is best on the validation set, and at the last)
-    and writes, in the results folder: rows.jsonl (every measure of every epoch), learning-curves.png,
-    stepsizes.png (mean and standard deviation of each layer's adaptive stepsize), and one folder per run with
-    its configuration, versions, timings in seconds and milliseconds, and checkpoint.
-
-    A command that was killed goes on with --resume and ends with the same rows as an undisturbed one.
-    Data sets are kept in $AIDA_DATA, by default ~/.cache/aida.
-    """
+    """Check what was asked for, find the folder, and hand over to `compare.compare`."""
     console = Console(quiet=quiet)
     with one_line_errors("the same command with --resume and its --out goes on from the last whole epoch."):
         preset = PRESETS[choose("task", task, PRESETS)]
