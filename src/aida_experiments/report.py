@@ -215,9 +215,10 @@ def learning_curves(results: Sequence[Result]) -> Figure | None:
         _epoch_axis(axes)
         # The first epochs, where all are bad, would hide the differences at the end.
         if key == "validation_accuracy" and settled and max(settled) > min(settled):
-            axes.set_ylim(min(settled) - 0.1 * (max(settled) - min(settled)))
+            margin = 0.2 * (max(settled) - min(settled))
+            axes.set_ylim(min(settled) - margin, min(max(settled) + margin, 1))
     figure.axes[0].set_yscale("log")
-    figure.axes[1].legend(frameon=False, fontsize="small")
+    figure.axes[1].legend(frameon=False, fontsize="small", loc="lower right")
     return figure
 
 
