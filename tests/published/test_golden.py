@@ -11,7 +11,7 @@ import aida
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 LIMIT = {"float64": 1e-12, "float32": 1e-6}
-BACKENDS = {"eager": dict(foreach=False), "foreach": dict(foreach=True)}
+BACKENDS = {"eager": dict(foreach=False), "foreach": dict(foreach=True), "cpu": dict(fused=True)}
 
 
 def replay(path, arguments):

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
-from . import eager, foreach
+import torch
+from torch import Tensor
+
+from . import cpu, eager, foreach
 from .contract import Backend
 
+# By the parameters' device: the backend, and why it cannot step such a parameter (None where it can).
+FUSED: dict[str, tuple[Any, Callable[[Tensor], str | None]]] = {
+    "cpu": (cpu, lambda p: cpu.reason(p.dtype)),
+}
 
-def choose(*, use_foreach: bool | None, use_fused: bool | None, differentiable: bool) -> Backend:
-    """The backend for one group; asking for what cannot be had raises RuntimeError with the reason."""
+
+def choose(
+    params: list[Tensor], *, use_foreach: bool | None, use_fused: bool | None, differentiable: bool
+) -> Backend:
+    """The backend for parameters of one device and type; RuntimeError where fused=True cannot be had."""
+    if differentiable or (use_foreach is False and not use_fused):
+        return cast(Backend, eager)
+    if use_foreach or use_fused is False:
+        return cast(Backend, foreach)
+    if (why := _reason_against_fused(params)) is None:
+        return cast(Backend, FUSED[params[0].device.type][0])
     if use_fused:
         raise RuntimeError(
-            "fused=True cannot be had: this version of aida has no fused backend yet; "
-            "use fused=None, which takes the fastest backend there is, or foreach=True"
+            f"fused=True cannot be had: {why}; or leave fused=None, which takes the fastest backend there is"
         )
-    if differentiable or use_foreach is False:
-        return cast(Backend, eager)
     return cast(Backend, foreach)
+
+
+def _reason_against_fused(params: list[Tensor]) -> str | None:
+    """Why no fused backend can step these parameters, and what to do; None where one can."""
+    if torch.compiler.is_compiling():
+        return "torch.compile makes its own kernels; step outside of what is compiled"
+    device = params[0].device.type
+    if device not in FUSED:
+        return f"there is no fused backend for {device}; use foreach=True"
+    if strange := {*map(type, params)} - {Tensor, torch.nn.Parameter}:
+        return f"a {strange.pop().__name__} may have no memory of its own; use foreach=True"
+    return FUSED[device][1](params[0])

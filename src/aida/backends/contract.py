@@ -64,9 +64,14 @@ class Scalars:
     found_inf: Tensor | None = None  # above 0: nothing is written
 
     def __getitem__(self, part: slice) -> Scalars:
-        columns = ("inv_bias2", "floor", "eps_out", "step_size")
-        keys = None if self.keys is None else self.keys[part]
-        return replace(self, **{name: getattr(self, name)[part] for name in columns}, keys=keys)
+        return replace(
+            self,
+            inv_bias2=self.inv_bias2[part],
+            floor=self.floor[part],
+            eps_out=self.eps_out[part],
+            step_size=self.step_size[part],
+            keys=None if self.keys is None else self.keys[part],
+        )
 
 
 class Backend(Protocol):

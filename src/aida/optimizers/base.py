@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from .. import family, sharding
 from ..backends.choose import choose
 from ..backends.contract import Layers
-from .step import Part, run, scalars
+from .step import Part, advance, check_unscales, run, scalars, unscales
 from .validate import FOREIGN_KEYS, check_group, check_keys
 
 MOMENTS = ("exp_avg", "exp_avg_var")
@@ -162,7 +162,8 @@ class Layerwise(Optimizer):
             self._sharded_step()
         else:
             for part in self._all_parts():
-                run([part])
+                for wave in part.waves():
+                    run([wave])
         return loss
 
     def _sharded_step(self) -> None:
@@ -177,7 +178,8 @@ class Layerwise(Optimizer):
             self._numel = sharding.whole_numel(params, self.reduce_groups)
         if not whole_gram.members and not whole_stepsizes.members:
             for part in self._all_parts():
-                run([part])
+                for wave in part.waves():
+                    run([wave])
             return
         parts = list(self._all_parts())
         if not parts and not self.state:
@@ -225,15 +227,21 @@ class Layerwise(Optimizer):
 
     def _parts(self, group: dict[str, Any], first: int) -> Iterator[Part]:
         """The group's layers that have a gradient, their step counters advanced."""
-        backend = choose(
-            use_foreach=group["foreach"], use_fused=group["fused"], differentiable=group["differentiable"]
-        )
         coefficients = self.rule if isinstance(self.rule, tuple) else family.BELIEF  # what K=0 leaves
         rule: Any = self.rule
         project = partial(rule, K=group["K"], xi=group["xi"]) if self._projects(group) else None
+        grad_scale, found_inf = (getattr(self, name, None) for name in ("grad_scale", "found_inf"))
         for params, layers, steps, numbers in self._layers(group, first):
-            torch._foreach_add_(steps, 1)
-            s = scalars(steps, numbers, group, eps_outside=self.eps_outside)
+            backend = choose(layers.p, **_wanted(group))
+            if grad_scale is not None or found_inf is not None:
+                check_unscales(backend)
+            if found_inf is not None:  # the device decides whether the step counts
+                steps = self._move_counters(params, layers.p[0].device)
+            if prepare := getattr(backend, "prepare", None):
+                prepare(layers)
+            counts = advance(steps, group, backend, found_inf)
+            s = scalars(counts, numbers, group, eps_outside=self.eps_outside)
+            s.grad_scale, s.found_inf = grad_scale, found_inf
             yield Part(params, layers, s, backend, project, coefficients)
 
     def _layers(
@@ -269,6 +277,20 @@ class Layerwise(Optimizer):
             layers.numel.append(max(numel * (2 if p.is_complex() else 1), 1))  # an empty layer's sums are 0
         yield from found.values()
 
+    def _move_counters(self, params: list[Tensor], device: torch.device) -> list[Tensor]:
+        for p in params:
+            self.state[p]["step"] = self.state[p]["step"].to(device, non_blocking=True)
+        return [self.state[p]["step"] for p in params]
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """GradScaler asks whether the step itself divides by grad_scale and heeds found_inf."""
+        return all(
+            type(p) in (Tensor, torch.nn.Parameter) and unscales(choose([p], **_wanted(group)))
+            for group in self.param_groups
+            for p in group["params"]
+        )
+
     def _init_state(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         m_dtype, v_dtype = _moment_dtypes(p, group)
         state["step"] = _new_step(p, group)
@@ -279,6 +301,12 @@ class Layerwise(Optimizer):
             state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype, memory_format=torch.preserve_format)
 
 
+def _wanted(group: dict[str, Any]) -> dict[str, Any]:
+    return dict(
+        use_foreach=group["foreach"], use_fused=group["fused"], differentiable=group["differentiable"]
+    )
+
+
 def _new_step(p: Tensor, group: dict[str, Any]) -> Tensor:
     device = p.device if group["capturable"] else "cpu"
     return torch.zeros((), dtype=torch.float32, device=device)
@@ -287,8 +315,10 @@ def _new_step(p: Tensor, group: dict[str, Any]) -> Tensor:
 def _moment_dtypes(p: Tensor, group: dict[str, Any]) -> tuple[torch.dtype, torch.dtype]:
     """Of m and v, which differ where one real v is pooled: it costs nothing to keep in full."""
     full = torch.promote_types(p.dtype, torch.float32)
-    kept = full if p.is_complex() else group["state_dtype"] or full
-    return kept, full.to_real() if group.get("layerwise") == "pre" else kept
+    if p.is_complex():
+        return full, full.to_real() if group.get("layerwise") == "pre" else full
+    kept = group["state_dtype"] or full
+    return kept, full if group.get("layerwise") == "pre" else kept
 
 
 def _real(x: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +32,16 @@ class Part:
     @property
     def needs_gram(self) -> bool:
         return self.project is not None or self.scalars.layerwise == "pre"
+
+    def waves(self) -> Iterator[Part]:
+        """The part in pieces that a cache holds until their second pass; whole if it takes one pass only."""
+        waves = getattr(self.backend, "waves", None)
+        if waves is None or not (self.needs_gram or self.scalars.layerwise):
+            yield self
+            return
+        for piece in waves(self.layers):
+            of_piece = self.params[piece], self.layers[piece], self.scalars[piece]
+            yield Part(*of_piece, self.backend, self.project, self.coefficients)
 
 
 def run(parts: list[Part], whole_gram: Whole | None = None, whole_stepsizes: Whole | None = None) -> None:
@@ -59,14 +71,48 @@ def _rule(part: Part, gram: Any) -> tuple[Coefficients, Any]:
     if gram is None:
         return part.coefficients, None
     gg, gm, mm, dd = gram.T
-    coefficients = part.project(gg, gm, mm) if part.project else part.coefficients
+    # An infinite gradient makes its layer nan, as in every backend; torch.compile cannot trace errstate.
+    with np.errstate(all="ignore") if isinstance(gram, np.ndarray) else nullcontext():
+        coefficients = part.project(gg, gm, mm) if part.project else part.coefficients
     if part.scalars.layerwise != "pre":
         return coefficients, None
     return coefficients, family.residual_square(*coefficients, gg, gm, dd)
 
 
-def scalars(steps: list[Tensor], numbers: list[int], group: dict[str, Any], *, eps_outside: bool) -> Scalars:
-    """The numbers of a step for layers whose counters, already advanced, are `steps`.
+def advance(
+    steps: list[Tensor], group: dict[str, Any], backend: Backend, found_inf: Tensor | None
+) -> list[float] | Tensor:
+    """Add 1 to the layers' counters; the new counts, as a tensor [L] where the host must not read them."""
+    if found_inf is not None:
+        torch._foreach_add_(steps, (found_inf <= 0).to(steps[0]))
+        return torch.stack(steps).to(torch.float64)
+    on_device = steps[0].device.type != "cpu"
+    as_tensor = on_device or _stays_tensor(group) or isinstance(_number(group["lr"]), Tensor)
+    if not as_tensor and (counter := getattr(backend, "advance", None)):
+        counts = counter(steps)
+        if counts is not None:
+            return counts
+    torch._foreach_add_(steps, 1)
+    return torch.stack(steps).to(torch.float64) if as_tensor else [step.item() for step in steps]
+
+
+def unscales(backend: Backend) -> bool:
+    """Whether the backend divides by grad_scale and heeds found_inf."""
+    return getattr(backend, "UNSCALES", False)
+
+
+def check_unscales(backend: Backend) -> None:
+    if not unscales(backend):
+        raise RuntimeError(
+            "the optimizer's grad_scale and found_inf are heeded by the fused step on a GPU alone: "
+            "leave them to torch.amp.GradScaler, which sets them where they are"
+        )
+
+
+def scalars(
+    counts: list[float] | Tensor, numbers: list[int], group: dict[str, Any], *, eps_outside: bool
+) -> Scalars:
+    """The numbers of a step for layers whose counters stand at `counts`.
 
     numbers: each layer's place in the whole optimizer.
     """
@@ -79,14 +125,14 @@ def scalars(steps: list[Tensor], numbers: list[int], group: dict[str, Any], *, e
         shrink=1 - lr * weight_decay if decoupled else 1.0,
         sign=-1.0 if group["maximize"] else 1.0,
         layerwise=group.get("layerwise"),
-        **_columns(steps, lr, group, eps_outside),
-        keys=_keys(steps, numbers, group),
+        **_columns(counts, lr, group, eps_outside),
+        keys=_keys(counts, numbers, group),
         round_p=group["stochastic_rounding"],
     )
 
 
 def _columns(
-    steps: list[Tensor], lr: float | Tensor, group: dict[str, Any], eps_outside: bool
+    counts: list[float] | Tensor, lr: float | Tensor, group: dict[str, Any], eps_outside: bool
 ) -> dict[str, Column]:
     """What depends on each layer's own step t, since a layer may have joined later than others."""
     names = ("inv_bias2", "floor", "eps_out", "step_size")
@@ -97,25 +143,24 @@ def _columns(
         eps_out = eps if eps_outside else 0.0
         return family.step_scalars(t, lr=lr, b1=b1, b2=b2, eps=eps, eps_out=eps_out, rectify=group["rectify"])
 
-    if _stays_tensor(group) or isinstance(lr, Tensor):
-        t = torch.stack(steps).to(torch.float64)
-        columns = [torch.as_tensor(c, dtype=t.dtype, device=t.device).expand_as(t) for c in at(t)]
+    if isinstance(t := counts, Tensor):
+        # A number is filled in, not copied from the host, which would wait for the device.
+        columns = [c.expand_as(t) if isinstance(c, Tensor) else torch.full_like(t, c) for c in at(t)]
     else:
-        ts = [step.item() for step in steps]
-        known = {t: at(t) for t in set(ts)}
-        columns = map(list, zip(*(known[t] for t in ts), strict=True))
+        known = {t: at(t) for t in set(counts)}
+        columns = map(list, zip(*(known[t] for t in counts), strict=True))
     return dict(zip(names, columns, strict=True))
 
 
-def _keys(steps: list[Tensor], numbers: list[int], group: dict[str, Any]) -> Column | None:
+def _keys(counts: list[float] | Tensor, numbers: list[int], group: dict[str, Any]) -> Column | None:
     """Each layer's key of this step, where the group rounds at random."""
     if group["state_dtype"] != torch.bfloat16 and not group["stochastic_rounding"]:
         return None
     layers = [rounding.layer_key(group["seed"], number) for number in numbers]
-    if _stays_tensor(group):
-        t = torch.stack(steps).to(torch.int64).unbind()
+    if isinstance(counts, Tensor):
+        t = counts.to(torch.int64).unbind()
         return rounding.step_key(torch.stack(torch._foreach_add(t, layers)))
-    return [rounding.step_key(layer + int(t.item())) for layer, t in zip(layers, steps, strict=True)]
+    return [rounding.step_key(layer + int(t)) for layer, t in zip(layers, counts, strict=True)]
 
 
 def _stays_tensor(group: dict[str, Any]) -> bool:
