@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aida.backends import eager, triton, triton_tables
+import aida
+from aida.backends import choose, eager, triton, triton_tables
 from aida.backends.contract import Layers, Scalars
 
 DEVICE = os.environ.get("AIDA_TEST_DEVICE", "cpu")
@@ -223,7 +224,75 @@ def test_tensors_that_do_not_belong_together_are_refused():
         triton.gram(replace(x, m=[torch.empty(5, dtype=F64, device="meta")]), scalars(n=1))
 
 
+@pytest.fixture
+def everywhere(monkeypatch):
+    monkeypatch.setitem(choose.FUSED, "cpu", (triton, lambda p: None))
+
+
+def trained(cls, foreach=None, **options):
+    """Parameters and moments after three steps, of which the last has a smaller lr."""
+    options = {k: x.clone() if isinstance(x, torch.Tensor) else x for k, x in options.items()}
+    params = [torch.nn.Parameter(x) for x in layers(shapes=[(7, 3), ()]).p]
+    optimizer = cls(params, foreach=foreach, **options)
+    for t in range(3):
+        for p, g in zip(params, layers(shapes=[(7, 3), ()], scale=t + 1).g, strict=True):
+            p.grad = g + 0.1 * p.detach()
+        if t == 2:
+            optimizer.param_groups[0]["lr"] *= 0.1
+        optimizer.step()
+    return [p.detach() for p in params] + [x for s in optimizer.state.values() for x in s.values()]
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (aida.Aida, dict(weight_decay=0.1, decoupled_weight_decay=True)),
+        (aida.Aida, dict(capturable=True, lr=torch.tensor(0.1, dtype=F64, device=DEVICE))),
+        (aida.LAdaBelief, dict(weight_decay=0.1, rectify=True)),
+        (aida.LAdam, dict(layerwise="post", maximize=True)),
+    ],
+)
+def test_whole_steps_are_those_of_eager(cls, options):
+    for ours, theirs in zip(trained(cls, **options), trained(cls, foreach=False, **options), strict=True):
+        assert worst([ours], [theirs.to(ours.device)]) <= 1e-13
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_gradscaler_leaves_unscaling_and_skipping_to_the_step():
+    """Two steps, of which the first overflows: as one unscaled step, and neither gradient is written."""
+    p, q = (torch.nn.Parameter(torch.ones(3, device=DEVICE)) for _ in range(2))
+    gradient = torch.tensor([1.0, -2.0, 3.0], device=DEVICE)
+    optimizer, plain = aida.Aida([p], lr=0.1), aida.Aida([q], lr=0.1, foreach=False)
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0, growth_interval=100)
+    for direction in (gradient * torch.inf, gradient):
+        optimizer.zero_grad()
+        loss = (p * direction).sum()
+        scaler.scale(loss).backward()
+        before = p.grad.clone()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(p.grad, before)
+    assert optimizer._step_supports_amp_scaling
+    assert scaler.get_scale() == 512.0
+    q.grad = gradient
+    plain.step()
+    assert optimizer.state[p]["step"].item() == 1
+    assert worst([p.detach()], [q.detach()]) <= 5e-7
+    assert not plain._step_supports_amp_scaling
+
+
+def test_a_backend_that_does_not_unscale_says_so():
+    p = torch.nn.Parameter(torch.ones(3, device=DEVICE))
+    p.grad = torch.ones_like(p)
+    optimizer = aida.Aida([p], foreach=True)
+    optimizer.found_inf = torch.zeros((), device=DEVICE)
+    with pytest.raises(RuntimeError, match="grad_scale and found_inf are heeded by the fused step on a GPU"):
+        optimizer.step()
+
+
 def test_where_it_can_not_run_it_says_why():
-    assert "cuda and xpu" in str(triton.reason(torch.device("cpu")))
+    assert "cuda and xpu" in str(triton.reason(F32, torch.device("cpu")))
+    assert "float8" in str(triton.reason(torch.float8_e5m2, torch.device("cuda")))
     if DEVICE != "cpu":
-        assert triton.reason(torch.device(DEVICE)) is None
+        assert triton.reason(F32, torch.device(DEVICE)) is None

@@ -8,12 +8,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from . import cpu, eager, foreach
+from . import cpu, eager, foreach, triton
 from .contract import Backend
 
 # By the parameters' device: the backend, and why it cannot step such a parameter (None where it can).
 FUSED: dict[str, tuple[Any, Callable[[Tensor], str | None]]] = {
     "cpu": (cpu, lambda p: cpu.reason(p.dtype)),
+    "cuda": (triton, lambda p: triton.reason(p.dtype, p.device)),
+    "xpu": (triton, lambda p: triton.reason(p.dtype, p.device)),
 }
 
 

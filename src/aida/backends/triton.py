@@ -21,11 +21,14 @@ from . import triton_tables as tables
 from .contract import Coefficients, Layers, Scalars
 
 UNSCALES = True  # divides by grad_scale, and takes no step where found_inf says so
+TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CHUNK, ROWS, LANES, WARPS = 16384, 256, 8, 8  # elements of a program; of a block, ROWS*LANES
 
 
-def reason(device: torch.device) -> str | None:
-    """Why this backend cannot step parameters on `device`; None where it can."""
+def reason(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why parameters of this type can not be stepped on `device`; None where they can."""
+    if dtype.to_real() not in TYPES:
+        return f"the Triton backend has no {dtype}"
     if device.type not in ("cuda", "xpu"):
         return f"the Triton backend steps parameters on cuda and xpu devices, and these are on {device.type}"
     if importlib.util.find_spec("triton") is None:
