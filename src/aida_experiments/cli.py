@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ app = typer.Typer(
     help="Compare layerwise adaptive optimizers (Aida, AdaBelief, LAdam, …) with others on real data.\n\n"
     "Start with [bold]aida compare digits[/bold]: real handwritten digits, about two minutes on two cores.",
 )
+
+
+bench = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Measure what a step costs.")
+app.add_typer(bench, name="bench")
 
 
 @app.callback()
@@ -153,6 +158,50 @@ def compare(
             lr=lr, device=device, precision=precision, threads=threads, limit_batches=limit_batches,
         )  # fmt: skip
         run_comparison(asked, folder, console)
+
+
+@bench.command(
+    epilog="Examples:\n\n"
+    "[bold]aida bench step[/bold]\n\n"
+    "[bold]aida bench step --quick --models VGG11 --out step.json[/bold]"
+)
+def step(
+    models: Annotated[
+        str | None, Option(help="Names of models separated by commas; by default all five.")
+    ] = None,
+    threads: Annotated[str, Option(help="Numbers of CPU threads, separated by commas.")] = "1,2",
+    device: Annotated[str, Option(help="cpu, cuda or xpu.")] = "cpu",
+    quick: Annotated[
+        bool, Option("--quick", help="The two smallest models and few pairs: does it run, not how fast.")
+    ] = False,
+    out: Annotated[Path, Option(help="File for the result, with commit, machine and versions.")] = Path(
+        "benchmarks/step.json"
+    ),
+) -> None:
+    """Time whole steps against torch's fused AdamW, in interleaved pairs; print tables and write JSON."""
+    console = Console()
+    with one_line_errors("nothing was written."):
+        from aida_experiments import bench_report
+        from aida_experiments.bench import step_benchmark
+        from aida_experiments.runs import write_text
+        from aida_experiments.shapes import MODELS
+
+        asked = models.split(",") if models else list(MODELS)[: 2 if quick else None]
+        names = [choose("model", name.strip(), MODELS) for name in asked]
+        if not all(count.strip().isdigit() and int(count) > 0 for count in threads.split(",")):
+            raise UserError(f"--threads {threads} is not a list of numbers above 0, such as 1,2.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        result = step_benchmark(
+            models=names,
+            threads=[int(count) for count in threads.split(",")],
+            device=device,
+            quick=quick,
+            on_row=lambda row: console.print(bench_report.line(row), highlight=False, soft_wrap=True),
+        )
+        write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        for table in bench_report.tables(result):
+            console.print(table)
+        console.print(f"wrote {out}", highlight=False, soft_wrap=True)
 
 
 def results_folder(task: str, out: Path | None, resume: bool) -> Path:

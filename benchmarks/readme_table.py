@@ -1,0 +1,51 @@
+"""Write the README's performance table from a result of `aida bench step`.
+
+    python benchmarks/readme_table.py [benchmarks/step.json] [README.md]
+
+The table stands between the lines <!-- performance --> and <!-- /performance -->.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from aida_experiments.bench_report import markdown
+from aida_experiments.runs import write_text
+
+BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
+OURS = ("Aida", "AdaBelief", "AdamPlus", "LAdam", "LAdaBelief", "LAida")
+SHOWN = [
+    *(f"{name}, fused" for name in OURS),
+    "Aida, fused, bfloat16 moments",
+    "Aida, foreach",
+    "torch AdamW, foreach",
+    "torch SGD, fused",
+    "pytorch_optimizer Aida, loop",
+    "pytorch_optimizer AdaBelief, loop",
+    "adabelief-pytorch, loop",
+]
+
+
+def replaced(text: str, table: str) -> str:
+    """The text with the table between its markers. Raises ValueError where they are missing."""
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the lines {BEGIN} and {END} are missing: put them where the table belongs")
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+def main(result: str = "benchmarks/step.json", readme: str = "README.md") -> None:
+    try:
+        table = markdown(json.loads(Path(result).read_text(encoding="utf-8")), SHOWN)
+        write_text(Path(readme), replaced(Path(readme).read_text(encoding="utf-8"), table))
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}; `aida bench step` writes the result")
+    except ValueError as error:
+        sys.exit(f"{readme}: {error}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
