@@ -51,9 +51,9 @@ class Contender:
 class Effort:
     """How long each contender is timed: for `seconds` and `pairs` at least, but not beyond `patience`."""
 
-    seconds: float = 1.0
+    seconds: float = 0.6
     pairs: int = 7
-    patience: float = 6.0
+    patience: float = 4.0
 
 
 def baseline(params: list[Tensor]) -> Optimizer:
@@ -152,7 +152,12 @@ def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 def compare(
-    shapes: Sequence[Shape], contenders: Sequence[Contender], device: str, effort: Effort
+    shapes: Sequence[Shape],
+    contenders: Sequence[Contender],
+    device: str,
+    effort: Effort,
+    *,
+    memory: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One row a contender: its summary, or why it was left out."""
     order = random.Random(0)
@@ -169,7 +174,7 @@ def compare(
             yield {**row, "left_out": str(error)}
             continue
         row |= summary(time_pairs(reference, optimizer, device, effort, order))
-        if device == "cpu":
+        if memory and device == "cpu":
             row["extra_bytes"] = extra_memory(optimizer)
         yield row
         del optimizer
@@ -208,7 +213,8 @@ def step_benchmark(
     try:
         for model, count, contenders in plan(models, threads):
             torch.set_num_threads(count)
-            for row in compare(model_shapes(model), contenders, device, effort):
+            memory = count == max(threads)
+            for row in compare(model_shapes(model), contenders, device, effort, memory=memory):
                 results.append({"model": model, "threads": count, **row})
                 on_row(results[-1])
         best = [c for c in ours() if c.backend in ("fused", "foreach") and c.name in ("Aida", "AdaBelief")]

@@ -55,11 +55,10 @@ def tables(result: Row) -> list[Table]:
     return [*made, memory_table(result["results"]), sweep_table(result["sweeps"])]
 
 
-def memory_table(rows: Sequence[Row]) -> Table:
+def memory_table(rows: Iterable[Row]) -> Table:
     table = Table("optimizer", "model", "MB", title="Extra memory of a step at its peak")
-    threads = max((row["threads"] for row in rows), default=1)
     for row in rows:
-        if "extra_bytes" in row and row["threads"] == threads:
+        if "extra_bytes" in row:
             table.add_row(label(row), row["model"], f"{row['extra_bytes'] / 1e6:.3f}")
     return table
 

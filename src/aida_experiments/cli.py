@@ -163,7 +163,7 @@ def compare(
 @bench.command(
     epilog="Examples:\n\n"
     "[bold]aida bench step[/bold]\n\n"
-    "[bold]aida bench step --quick --models VGG11 --out step.json[/bold]"
+    "[bold]aida bench step --quick --models vgg11 --out step.json[/bold]"
 )
 def step(
     models: Annotated[
@@ -181,6 +181,7 @@ def step(
     """Time whole steps against torch's fused AdamW, in interleaved pairs; print tables and write JSON."""
     console = Console()
     with one_line_errors("nothing was written."):
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler counts the bytes, without a word
         from aida_experiments import bench_report
         from aida_experiments.bench import step_benchmark
         from aida_experiments.runs import write_text

@@ -58,11 +58,11 @@ def small_tensors() -> list[Shape]:
 
 
 MODELS: dict[str, tuple[Callable[[], list[Shape]], int]] = {
-    "200 small tensors": (small_tensors, 100_000),
-    "VGG11": (vgg11, 9_750_922),
-    "ResNet34": (resnet34, 21_282_122),
-    "Transformer base": (transformer_base, 44_103_680 + 512 * 10_000),
-    "GPT-2 small": (gpt2_small, 124_439_808),
+    "small-tensors": (small_tensors, 100_000),
+    "vgg11": (vgg11, 9_750_922),
+    "resnet34": (resnet34, 21_282_122),
+    "transformer-base": (transformer_base, 44_103_680 + 512 * 10_000),
+    "gpt2-small": (gpt2_small, 124_439_808),
 }
 
 
