@@ -9,7 +9,7 @@ LOCK := requirements/dev.txt
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config
 
-.PHONY: install demo test lint bench lock clean
+.PHONY: install demo test test-distributed lint bench lock clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -31,6 +31,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -q
+
+# Several processes on this machine; minutes on two cores.
+test-distributed: install
+	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/sharding
 
 lint: install
 	$(BIN)/ruff check .

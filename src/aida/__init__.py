@@ -2,7 +2,9 @@
 
 from .optimizers import AdaBelief, AdamPlus, Aida, LAdaBelief, LAdam, LAida
 from .optimizers.create import create_optimizer, optimizer_names
+from .optimizers.release import release_gradients
 from .presets import presets
+from .sharding import fsdp_groups
 
 __version__ = "0.1.0"
 
@@ -14,6 +16,8 @@ __all__ = [
     "LAdam",
     "LAida",
     "create_optimizer",
+    "fsdp_groups",
     "optimizer_names",
     "presets",
+    "release_gradients",
 ]

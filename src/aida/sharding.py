@@ -47,7 +47,7 @@ def local(p: Tensor, g: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
             f"a parameter with placements {layout.placements} cannot be stepped: its value is a sum that no "
             "rank holds; redistribute it to Shard or Replicate placements before building the optimizer"
         )
-    for what, x in [("gradient", g), *(("moment", m) for m in moments if m.ndim or not p.ndim)]:
+    for what, x in [("gradient", g), *(("moment", m) for m in moments if m.ndim)]:  # a pooled v has none
         mesh = getattr(x, "device_mesh", None)
         if mesh != layout.device_mesh or (what == "moment" and x.placements != layout.placements):  # type: ignore[attr-defined]
             raise RuntimeError(

@@ -117,6 +117,7 @@ class Layerwise(Optimizer):
             del self.param_groups[-1]
             raise
         self._shapes.append(sharding.shapes(self.param_groups[-1]["params"]))
+        self._numel = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": self._shapes}
@@ -161,10 +162,13 @@ class Layerwise(Optimizer):
         if sharding.active():
             self._sharded_step()
         else:
-            for part in self._all_parts():
-                for wave in part.waves():
-                    run([wave])
+            self._step_by_part()
         return loss
+
+    def _step_by_part(self) -> None:
+        for part in self._all_parts():
+            for wave in part.waves():
+                run([wave])
 
     def _sharded_step(self) -> None:
         """All layers at once: one message per process group, which every rank sends, gradients or not."""
@@ -176,15 +180,12 @@ class Layerwise(Optimizer):
         if self.reduce_groups and not self._numel:
             params = chain.from_iterable(group["params"] for group in self.param_groups)
             self._numel = sharding.whole_numel(params, self.reduce_groups)
-        if not whole_gram.members and not whole_stepsizes.members:
-            for part in self._all_parts():
-                for wave in part.waves():
-                    run([wave])
-            return
-        parts = list(self._all_parts())
-        if not parts and not self.state:
+        if whole_gram.members or whole_stepsizes.members:
+            run(list(self._all_parts()), whole_gram, whole_stepsizes)
+        else:
+            self._step_by_part()
+        if not self.state:
             sharding.warn_without_gradients(group["params"] for group in self.param_groups)
-        run(parts, whole_gram, whole_stepsizes)
 
     def _totals(self, width: int, wanted: Callable[[dict[str, Any]], bool]) -> sharding.Totals:
         params = chain.from_iterable(group["params"] for group in self.param_groups if wanted(group))
