@@ -266,16 +266,21 @@ class Layerwise(Optimizer):
             tensors = p, g, state["exp_avg"], state["exp_avg_var"]
             if may_be_sharded:
                 tensors = sharding.local(*tensors)
-            params, layers, steps, numbers = found.setdefault(
-                (tensors[0].device, p.dtype), ([], Layers([], [], [], [], []), [], [])
-            )
+            numel = (self._numel and self._numel.get(p)) or p.numel()
+            if p.is_complex():
+                tensors, numel = tuple(map(_real, tensors)), 2 * numel
+            key = tensors[0].device, p.dtype
+            if key not in found:
+                found[key] = [], Layers([], [], [], [], []), [], []
+            params, layers, steps, numbers = found[key]
             params.append(p)
             steps.append(state["step"])
             numbers.append(number)
-            for to, x in zip((layers.p, layers.g, layers.m, layers.v), tensors, strict=True):
-                to.append(_real(x))
-            numel = self._numel.get(p) or p.numel()
-            layers.numel.append(max(numel * (2 if p.is_complex() else 1), 1))  # an empty layer's sums are 0
+            layers.p.append(tensors[0])
+            layers.g.append(tensors[1])
+            layers.m.append(tensors[2])
+            layers.v.append(tensors[3])
+            layers.numel.append(numel or 1)  # an empty layer's sums are 0
         yield from found.values()
 
     def _move_counters(self, params: list[Tensor], device: torch.device) -> list[Tensor]:
