@@ -223,11 +223,3 @@ def results_folder(task: str, out: Path | None, resume: bool) -> Path:
     if not os.access(out, os.R_OK | os.W_OK | os.X_OK):
         raise UserError(f"{out} cannot be read and written by you: choose another --out.")
     return out
-
-
-def main() -> None:
-    app()
-
-
-if __name__ == "__main__":
-    main()

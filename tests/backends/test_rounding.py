@@ -44,7 +44,7 @@ def halves(words: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def excess(a: torch.Tensor, b: torch.Tensor) -> float:
-    """How far, in standard deviations, (a, b) are from independent and uniform: correlation or 32 x 32 cells."""
+    """Standard deviations that (a, b) are from independent and uniform: correlation or 32 x 32 cells."""
     size = 1 << 16
     x, y = (a - (size - 1) / 2) / size, (b - (size - 1) / 2) / size
     correlation = (x * y).mean().item() * 12 * len(x) ** 0.5
@@ -105,7 +105,9 @@ def test_neighbours_are_independent(where):
 def test_weaker_generators_are_caught(monkeypatch, weaker):
     """Negative control: the statistics are sharp enough to tell."""
     if weaker == "one multiplication":
-        monkeypatch.setattr(rounding, "mix", lambda x: (y := (x ^ x >> 16) * rounding.M1 & rounding.MASK) ^ y >> 15)
+        monkeypatch.setattr(
+            rounding, "mix", lambda x: (y := (x ^ x >> 16) * rounding.M1 & rounding.MASK) ^ y >> 15
+        )
         words = rounding.words(torch.empty(N), 0x06D3FA73)
     else:
         words = rounding.words(torch.empty(N), 0x06D3FA73) & 0xFFFFFFF
@@ -128,7 +130,7 @@ def test_keys_do_not_repeat():
 
 
 def test_rounding_has_no_bias():
-    """The mean of many roundings is x within its standard error, and both neighbours of x occur as they must."""
+    """The mean of many roundings is x within its standard error, and both neighbours of x occur."""
     x = torch.tensor([1.0 + 2**-9, -3.1415927, 1e-12, 1.1754944e-38, -2.3e-41, 6.0e37, 0.3])
     below = (x.view(torch.int32) & -0x10000).view(torch.float32)
     gap = ((x.view(torch.int32) & -0x10000) + 0x10000).view(torch.float32) - below
@@ -149,7 +151,9 @@ def test_special_values():
     for bits in (0, 1, 0x7FFF, 0xFFFF):
         rounded = rounding.round_bfloat16(held, torch.full((len(held),), bits))
         assert torch.equal(rounded.float().view(torch.int32), held.view(torch.int32))
-        payloads = torch.tensor([0x7F800001, 0x7FFFFFFF, 0x7FC00000, -1], dtype=torch.int32).view(torch.float32)
+        payloads = torch.tensor([0x7F800001, 0x7FFFFFFF, 0x7FC00000, -1], dtype=torch.int32).view(
+            torch.float32
+        )
         assert rounding.round_bfloat16(payloads, torch.full((4,), bits)).isnan().all()
     odd = torch.tensor([nan, 1.0 + 2**-8])
     assert rounding.round_bfloat16(odd, torch.tensor([0xFFFF, 0x8000])).tolist()[1] == 1.0078125
@@ -164,9 +168,13 @@ def test_each_tensor_gets_its_own_bits(round_p):
     """write() gives m the low half, v the high half, p the remixed half, and p only when asked."""
     x = torch.linspace(1, 2, 4)
     low = torch.bfloat16
-    layers = Layers([torch.zeros(4, dtype=low)], [x], [torch.zeros(4, dtype=low)], [torch.zeros(4, dtype=low)], [4])
+    layers = Layers(
+        [torch.zeros(4, dtype=low)], [x], [torch.zeros(4, dtype=low)], [torch.zeros(4, dtype=low)], [4]
+    )
     column = [0.0]
-    s = Scalars(0.9, 0.999, 0.0, 1.0, 1.0, None, column, column, column, column, [VECTORS[0, 0, 1][0]], round_p)
+    s = Scalars(
+        0.9, 0.999, 0.0, 1.0, 1.0, None, column, column, column, column, [VECTORS[0, 0, 1][0]], round_p
+    )
     rounding.write(layers, 0, x, x, x, s)
     _, words, p_bits = VECTORS[0, 0, 1]
     m_bits, v_bits = torch.tensor([w & 0xFFFF for w in words]), torch.tensor([w >> 16 for w in words])

@@ -166,3 +166,10 @@ def test_help_loads_nothing_heavy():
     code = f"import sys, aida_experiments.cli; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_extra_is_named_with_the_way_to_install_it():
+    code = "import sys; sys.modules['typer'] = None; from aida_experiments.__main__ import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == 'aida: the command needs typer: pip install "aida-optim[experiments]"'

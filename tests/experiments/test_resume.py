@@ -157,7 +157,7 @@ def test_real_processes_killed_at_random_moments(tmp_path, kills):
     options = ["compare", "digits", "--optimizers", "adamw,aida", "--seeds", "2", "--epochs",
                str(4 + 4 * kills), "--limit-batches", "2", "--threads", "1", "--device", "cpu",
                "--quiet"]  # fmt: skip
-    command = [sys.executable, "-m", "aida_experiments.cli", *options, "--resume", "--out", str(out)]
+    command = [sys.executable, "-m", "aida_experiments", *options, "--resume", "--out", str(out)]
     undisturbed = CliRunner().invoke(app, [*options, "--out", str(calm)])
     assert undisturbed.exit_code == 0, undisturbed.output
     for _ in range(kills):

@@ -39,8 +39,7 @@ class Layers:
 
     def __getitem__(self, part: slice) -> Layers:
         prepared = None if self.prepared is None else self.prepared[part]
-        lists = (self.p, self.g, self.m, self.v, self.numel)
-        return Layers(*(entries[part] for entries in lists), prepared)
+        return Layers(self.p[part], self.g[part], self.m[part], self.v[part], self.numel[part], prepared)
 
 
 @dataclass(slots=True)

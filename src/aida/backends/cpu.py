@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from .contract import Coefficients, Layers, Scalars
 
-LIBRARY = Path(__file__).with_name("_step_cpu.so")
+LIBRARY = Path(os.environ.get("AIDA_CPU_LIBRARY") or Path(__file__).with_name("_step_cpu.so"))
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 MODES = {None: 0, "pre": 1, "post": 2}
 FEW = 32768  # elements: below, waking a second thread costs more than it saves
@@ -78,21 +77,20 @@ def waves(layers: Layers) -> list[slice]:
 def prepare(layers: Layers) -> None:
     """Fill layers.prepared; raises RuntimeError for a tensor that the kernel must not be given."""
     rows = np.zeros(len(layers.p), LAYER)
-    copies: list[list[tuple[Tensor | None, Tensor]]] = [[] for _ in layers.p]
+    copies: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers.p]
+    columns = {"p": layers.p, "g": layers.g, "m": layers.m, "v": layers.v}
     numel = _each(Tensor.numel, layers.p)
-    pointers = {"p": layers.p, "g": layers.g, "m": layers.m, "v": layers.v}
-    if not _plain(pointers, numel):
-        pointers = {name: list(tensors) for name, tensors in pointers.items()}
+    if not all(_plain(name, tensors, numel) for name, tensors in columns.items()):
+        columns = {name: list(tensors) for name, tensors in columns.items()}
         for i in range(len(layers.p)):
-            _arrange(pointers, i, copies[i])
-    for name, tensors in pointers.items():
-        addresses = _each(Tensor.data_ptr, tensors)
+            _arrange(columns, i, copies[i])
+    for name, tensors in columns.items():
+        rows[name] = addresses = _each(Tensor.data_ptr, tensors)
         if 0 in addresses:
             _refuse_freed(name, tensors)
-        rows[name] = addresses
-        rows[f"{name}_type"] = [TYPES[dtype] for dtype in _each(attrgetter("dtype"), tensors)]
+        rows[f"{name}_type"] = [TYPES[x.dtype] for x in tensors]
     rows["numel"] = numel
-    rows["first_chunk"] = [0, *accumulate(-(-n // _chunk()) for n in numel)][:-1]
+    rows["first_chunk"][1:] = np.cumsum(-(-rows["numel"] // _chunk()))[:-1]
     layers.prepared = Prepared(rows, copies)
 
 
@@ -142,9 +140,9 @@ def _sums(function: Callable[..., None], layers: Layers, s: Scalars, columns: in
 
 
 def _prepared(layers: Layers) -> Prepared:
-    if layers.prepared is None:
+    if not isinstance(layers.prepared, Prepared):
         prepare(layers)
-    return layers.prepared
+    return cast(Prepared, layers.prepared)
 
 
 def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
@@ -162,19 +160,16 @@ def _step(s: Scalars) -> Step:
     return Step(*numbers, MODES[s.layerwise], _variant(), at_random, at_random and s.round_p)
 
 
-def _plain(columns: dict[str, list[Tensor]], numel: list[int]) -> bool:
+def _plain(name: str, tensors: list[Tensor], numel: list[int]) -> bool:
     """Every tensor lies contiguously on the CPU in a type the kernel knows, and is as large as its p."""
-    for name, tensors in columns.items():
-        pooled = name == "v" and _each(Tensor.numel, tensors) == [1] * len(numel)
-        if not (
-            all(_each(attrgetter("is_cpu"), tensors))
-            and all(_each(Tensor.is_contiguous, tensors))
-            and not any(_each(Tensor.is_neg, tensors))
-            and TYPES.keys() >= {*_each(attrgetter("dtype"), tensors)}
-            and (pooled or _each(Tensor.numel, tensors) == numel)
-        ):
-            return False
-    return True
+    of_each = numel if name == "p" else _each(Tensor.numel, tensors)
+    return (
+        all(_each(Tensor.is_contiguous, tensors))
+        and all(_each(attrgetter("is_cpu"), tensors))
+        and not any(_each(Tensor.is_neg, tensors))
+        and TYPES.keys() >= {*_each(attrgetter("dtype"), tensors)}
+        and (of_each == numel or (name == "v" and of_each == [1] * len(numel)))
+    )
 
 
 def _arrange(columns: dict[str, list[Tensor]], i: int, copies: list[tuple[Tensor | None, Tensor]]) -> None:

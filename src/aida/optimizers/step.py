@@ -133,7 +133,7 @@ def scalars(
 
 def _columns(
     counts: list[float] | Tensor, lr: float | Tensor, group: dict[str, Any], eps_outside: bool
-) -> dict[str, Column]:
+) -> dict[str, Any]:
     """What depends on each layer's own step t, since a layer may have joined later than others."""
     names = ("inv_bias2", "floor", "eps_out", "step_size")
     b1, b2 = group["betas"]
