@@ -1,7 +1,8 @@
-"""What needs processes of its own: the example under torchrun, and a rank that dies in mid-step."""
+"""What needs processes of its own: a rank that dies in mid-step, the example, the benchmark."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -70,7 +71,8 @@ def test_a_rank_killed_in_mid_step_leaves_an_error_and_the_last_checkpoint(tmp_p
         )
         for rank in range(2)
     ]
-    assert ranks[1].wait(300) == -9
+    ranks[1].communicate(timeout=300)
+    assert ranks[1].returncode == -9
     died = time.monotonic()
     out, err = ranks[0].communicate(timeout=60)
     assert time.monotonic() - died < 30
@@ -107,6 +109,21 @@ def test_the_example_goes_on_with_another_number_of_processes(tmp_path):
     assert [*first, *second] == [*whole] == [*range(16)]
     assert {**first, **second} == pytest.approx(whole, abs=1e-4)
     assert whole[15] < 0.8 * whole[0]
+
+
+def test_the_benchmark_counts_messages(tmp_path):
+    output = tmp_path / "sharding.json"
+    command = [
+        sys.executable,
+        str(TESTS.parent / "benchmarks" / "sharding.py"),
+        "--quick",
+        "--output",
+        str(output),
+    ]
+    subprocess.run(command, env=environment(), check=True, capture_output=True, timeout=300)
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["collectives"] for row in rows][:1] == [1]
+    assert all(row["apart"] < 1e-6 for row in rows if "apart" in row)
 
 
 @pytest.mark.network

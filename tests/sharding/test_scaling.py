@@ -1,0 +1,23 @@
+"""The page's tables are what the script prints."""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_shows_what_the_script_prints(capsys):
+    runpy.run_path(str(ROOT / "benchmarks" / "scaling.py"), run_name="__main__")
+    page = (ROOT / "docs" / "scaling.md").read_text().splitlines()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("|", "**"))]
+    assert len(rows) == 2 * 9
+    assert set(rows) <= set(page)
+
+
+def test_counts_by_hand():
+    """Llama 2 of 7 billion parameters: 291 tensors; 4 sums of 8 bytes each, over 8 ranks in a ring."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "scaling.py"))
+    small, large = script["MODELS"]
+    assert (small.layers, small.parameters) == (291, 6_738_415_616)
+    assert (large.layers, large.parameters) == (723, 68_976_648_192)
+    assert script["WAYS"]["Aida, 4·L numbers"][1](small, 8) == 2 * 291 * 32 * 7 / 8
