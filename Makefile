@@ -42,6 +42,15 @@ lint: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# The CPU kernel's tests with every address and every undefined operation checked.
+sanitize: install
+	mkdir -p build/sanitize
+	$(CXX) -std=c++17 -O1 -g -fPIC -shared -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+		csrc/step_cpu.cpp -o build/sanitize/_step_cpu.so
+	AIDA_CPU_LIBRARY=build/sanitize/_step_cpu.so ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest -q tests/backends/test_cpu.py
+
 bench: install
 	$(BIN)/aida bench step
 

@@ -49,8 +49,10 @@ class Prepared:
     rows: np.ndarray
     copies: list[list[tuple[Tensor | None, Tensor]]]
 
+    pooled: bool  # some v is one number for its layer
+
     def __getitem__(self, part: slice) -> Prepared:
-        return Prepared(self.rows[part], self.copies[part])
+        return Prepared(self.rows[part], self.copies[part], self.pooled)
 
 
 def reason(dtype: torch.dtype, device: torch.device | None = None) -> str | None:
@@ -77,7 +79,7 @@ def waves(layers: Layers) -> list[slice]:
 def prepare(layers: Layers) -> None:
     """Fill layers.prepared; raises RuntimeError for a tensor that the kernel must not be given."""
     rows = np.zeros(len(layers.p), LAYER)
-    copies: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers.p]
+    copies: list[list[tuple[Tensor | None, Tensor]]] = [[] for _ in layers.p]
     columns = {"p": layers.p, "g": layers.g, "m": layers.m, "v": layers.v}
     numel = _each(Tensor.numel, layers.p)
     if not all(_plain(name, tensors, numel) for name, tensors in columns.items()):
@@ -88,10 +90,11 @@ def prepare(layers: Layers) -> None:
         rows[name] = addresses = _each(Tensor.data_ptr, tensors)
         if 0 in addresses:
             _refuse_freed(name, tensors)
-        rows[f"{name}_type"] = [TYPES[x.dtype] for x in tensors]
+        types = _types(tensors)
+        rows[f"{name}_type"] = types.pop() if len(types) == 1 else [TYPES[x.dtype] for x in tensors]
     rows["numel"] = numel
     rows["first_chunk"][1:] = np.cumsum(-(-rows["numel"] // _chunk()))[:-1]
-    layers.prepared = Prepared(rows, copies)
+    layers.prepared = Prepared(rows, copies, _each(Tensor.numel, layers.v) != numel)
 
 
 def advance(counters: list[Tensor]) -> list[float] | None:
@@ -147,6 +150,11 @@ def _prepared(layers: Layers) -> Prepared:
 
 def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
     rows = _prepared(layers).rows
+    if _prepared(layers).pooled and s.layerwise != "pre":
+        raise RuntimeError(
+            f"exp_avg_var is one number a layer, which layerwise={s.layerwise!r} cannot step with: nothing was "
+            "stepped; load a state that was saved with the same layerwise"
+        )
     rows["alpha"], rows["beta"] = coefficients
     for name in ("inv_bias2", "floor", "eps_out", "step_size"):
         rows[name] = getattr(s, name)
@@ -166,8 +174,8 @@ def _plain(name: str, tensors: list[Tensor], numel: list[int]) -> bool:
     return (
         all(_each(Tensor.is_contiguous, tensors))
         and all(_each(attrgetter("is_cpu"), tensors))
-        and not any(_each(Tensor.is_neg, tensors))
-        and TYPES.keys() >= {*_each(attrgetter("dtype"), tensors)}
+        and not (name in "pg" and any(_each(Tensor.is_neg, tensors)))  # state never is
+        and None not in _types(tensors)
         and (of_each == numel or (name == "v" and of_each == [1] * len(numel)))
     )
 
@@ -216,12 +224,16 @@ def _refuse_freed(name: str, tensors: list[Tensor]) -> None:
             )
 
 
+def _types(tensors: list[Tensor]) -> set[int | None]:
+    return {TYPES.get(dtype) for dtype in {*_each(attrgetter("dtype"), tensors)}}
+
+
 def _each(get: Callable[[Tensor], Any], tensors: list[Tensor]) -> list[Any]:
     return list(map(get, tensors))
 
 
 def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
+    return array.ctypes.data
 
 
 def _threads(rows: np.ndarray) -> int:
