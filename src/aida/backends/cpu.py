@@ -152,8 +152,8 @@ def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
     rows = _prepared(layers).rows
     if _prepared(layers).pooled and s.layerwise != "pre":
         raise RuntimeError(
-            f"exp_avg_var is one number a layer, which layerwise={s.layerwise!r} cannot step with: nothing was "
-            "stepped; load a state that was saved with the same layerwise"
+            f"exp_avg_var is one number a layer, and layerwise={s.layerwise!r} needs one an element: nothing "
+            "was stepped; load a state that was saved with the same layerwise"
         )
     rows["alpha"], rows["beta"] = coefficients
     for name in ("inv_bias2", "floor", "eps_out", "step_size"):
