@@ -266,7 +266,7 @@ class Layerwise(Optimizer):
             tensors = p, g, state["exp_avg"], state["exp_avg_var"]
             if may_be_sharded:
                 tensors = sharding.local(*tensors)
-            numel = (self._numel and self._numel.get(p)) or p.numel()
+            numel = (self._numel.get(p) if self._numel else None) or p.numel()
             if p.is_complex():
                 tensors, numel = tuple(map(_real, tensors)), 2 * numel
             key = tensors[0].device, p.dtype
