@@ -15,7 +15,8 @@ import os
 import platform
 import random
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,11 +31,17 @@ from aida_experiments.errors import UserError
 Row = dict[str, Any]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, never a half."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A path to write to beside `path`, which it then replaces: a reader never sees half a file."""
     beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
+    yield beside
     os.replace(beside, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replaced(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def to_json_lines(rows: Iterable[Row]) -> str:
@@ -89,12 +96,11 @@ class Run:
         """Keep an epoch. The checkpoint comes last: until it is there, the epoch has not happened."""
         write_text(self.folder / "rows.jsonl", to_json_lines(rows))
         write_text(self.folder / "timings.jsonl", to_json_lines(timings))
-        beside = self.folder / ".checkpoint.pt.part"
-        try:
-            torch.save({"config": self.config, **state}, beside)
-        except RuntimeError as error:
-            raise UserError(f"cannot write {beside} (is the disk full?): {error}") from error
-        os.replace(beside, self.folder / "checkpoint.pt")
+        with replaced(self.folder / "checkpoint.pt") as beside:
+            try:
+                torch.save({"config": self.config, **state}, beside)
+            except RuntimeError as error:
+                raise UserError(f"cannot write {beside} (is the disk full?): {error}") from error
 
     def rows(self, epochs: int | None = None) -> list[Row]:
         return _first(read_json_lines(self.folder / "rows.jsonl"), epochs)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import isfinite
 from statistics import median
 from typing import Any, Literal
@@ -13,14 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from aida import create_optimizer
 from aida.monitor import layer_stepsizes
 from aida_experiments.runs import Row, Run, random_states, set_random_states
-from aida_experiments.task import Task
+from aida_experiments.task import Batch, Task
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"32": "32-true", "bf16": "bf16-mixed"}
 OnBatch = Callable[[int, int], None]
@@ -59,55 +61,61 @@ def train(
     for seed_generator in (random.seed, np.random.seed, torch.manual_seed):
         seed_generator(seed)
     data_order = torch.Generator().manual_seed(seed)
-    raw_model = task.build_model()
-    raw_optimizer = create_optimizer(optimizer, raw_model, **settings)
     steps = task.batches_per_epoch()
-    schedule = LambdaLR(raw_optimizer, lambda step: task.lr_factor(step, steps, epochs))
-    model, wrapped = fabric.setup(raw_model, raw_optimizer)
+    raw = task.build_model()
+    parts = {
+        name: Part.build(fabric, raw.get_submodule(name), optimizer, settings, task.clip_norm)
+        for name in task.parts
+    }
+    schedules = {
+        name: LambdaLR(part.optimizer, lambda step: task.lr_factor(step, steps, epochs))
+        for name, part in parts.items()
+    }
+    model = parts[""].model if "" in parts else nn.ModuleDict({n: p.model for n, p in parts.items()})
 
     state = run.load()
     done = state["epoch"] if state else 0
     rows, timings = (run.rows(done), run.timings(done)) if state else ([], [])
     if state:
-        raw_model.load_state_dict(state["model"])
-        raw_optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+            schedules[name].load_state_dict(state["schedules"][name])
         data_order.set_state(state["data_order"])
         set_random_states(state["random"])
+
+    def counted(batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            for schedule in schedules.values():
+                schedule.step()
+            on_batch(epoch, number)
 
     # A run that was killed between its last checkpoint and its status has no epoch left.
     diverged = bool(rows) and rows[-1]["kind"] == "diverged"
     for epoch in range(done + 1, 0 if diverged else epochs + 1):
-        start, clock = time.perf_counter(), StepClock(fabric.device)
-        lr = raw_optimizer.param_groups[0]["lr"]
-        total = torch.zeros((), device=fabric.device)
+        start, clock, losses = time.perf_counter(), StepClock(fabric.device), Means()
+        lr = next(iter(parts.values())).optimizer.param_groups[0]["lr"]
         model.train()
-        for batch_number, batch in enumerate(task.train_batches(data_order, fabric.device), 1):
-            wrapped.zero_grad()
-            loss = task.loss(model, batch)
-            fabric.backward(loss)
-            with clock:
-                wrapped.step()
-            schedule.step()
-            total += loss.detach()
-            on_batch(epoch, batch_number)
-        train_loss = total.item() / steps
+        batches = counted(task.train_batches(data_order, fabric.device), epoch)
+        for name, loss in task.losses(model, batches):
+            parts[name].step(loss, clock)
+            losses.add(f"train_{name}_loss" if name else "train_loss", loss)
+        measures = losses.read()
         trained = time.perf_counter() - start
-        measures = {"train_loss": train_loss, **evaluate(task, model, fabric.device)}
+        measures |= evaluate(task, model, epoch, epochs, run, fabric.device)
         diverged = not all(map(isfinite, measures.values()))
         if diverged:
             rows.append({"kind": "diverged", "epoch": epoch, "lr": lr})
         else:
             rows.append({"kind": "epoch", "epoch": epoch, "lr": lr, **measures})
-            rows += stepsize_rows(raw_optimizer, raw_model, epoch)
+            rows += stepsize_rows(parts, epoch)
         timings.append({"epoch": epoch, "train_seconds": trained, "seconds": time.perf_counter() - start,
                         "step_ms": clock.median_ms})  # fmt: skip
         run.save(
             {
                 "epoch": epoch,
-                "model": raw_model.state_dict(),
-                "optimizer": raw_optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
+                "parts": {name: part.state_dict() for name, part in parts.items()},
+                "schedules": {name: schedule.state_dict() for name, schedule in schedules.items()},
                 "data_order": data_order.get_state(),
                 "random": random_states(),
             },
@@ -121,21 +129,74 @@ def train(
     return status
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one optimizer trains: the model, or one of several in it."""
+
+    fabric: Fabric
+    raw: nn.Module
+    model: nn.Module
+    optimizer: Optimizer
+    clip_norm: float | None
+
+    @classmethod
+    def build(
+        cls, fabric: Fabric, raw: nn.Module, optimizer: str, settings: dict[str, Any], clip: float | None
+    ) -> Part:
+        raw_optimizer = create_optimizer(optimizer, raw, **settings)
+        model, _ = fabric.setup(raw, raw_optimizer)
+        return cls(fabric, raw, model, raw_optimizer, clip)
+
+    def step(self, loss: Tensor, clock: StepClock) -> None:
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.raw.parameters(), self.clip_norm)
+        with clock:
+            self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.raw.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.raw.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Means:
+    """Means of losses by name; the device is waited for once, at the end."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
+
+    def add(self, name: str, loss: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + loss.detach()
+        self.counts[name] += 1
+
+    def read(self) -> Row:
+        return {name: total.item() / self.counts[name] for name, total in self.sums.items()}
+
+
 @torch.no_grad()
-def evaluate(task: Task, model: nn.Module, device: torch.device) -> Row:
-    """Measures of every split, named e.g. "validation_accuracy"."""
+def evaluate(task: Task, model: nn.Module, epoch: int, epochs: int, run: Run, device: torch.device) -> Row:
+    """Measures of every split, named e.g. "validation_accuracy", and the task's own at an epoch's end."""
     model.eval()
-    return {
+    measures = {
         f"{split}_{measure}": value
         for split in task.splits
         for measure, value in task.evaluate(model, split, device).items()
     }
+    return measures | task.end_epoch(model, epoch, epochs, run.folder, device)
 
 
-def stepsize_rows(optimizer: Optimizer, model: nn.Module, epoch: int) -> list[Row]:
+def stepsize_rows(parts: Mapping[str, Part], epoch: int) -> list[Row]:
     """Mean and standard deviation of the adaptive stepsize by weight tensor, numbered as in the paper."""
-    weights = {name for name, parameter in model.named_parameters() if parameter.ndim >= 2}
-    layers = [layer for layer in layer_stepsizes(optimizer, model) if layer["layer"] in weights]
+    layers = []
+    for name, part in parts.items():
+        weights = {layer for layer, parameter in part.raw.named_parameters() if parameter.ndim >= 2}
+        found = [layer for layer in layer_stepsizes(part.optimizer, part.raw) if layer["layer"] in weights]
+        layers += [{**layer, "layer": ".".join(filter(None, (name, layer["layer"])))} for layer in found]
     return [
         {"kind": "stepsize", "epoch": epoch, "layer": number, "parameter": layer["layer"],
          "numel": layer["numel"], "mean": layer["mean"], "std": layer["std"]}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +39,9 @@ class ImageClassification:
     the learning rate is divided by ten; `scale` = (mean, std) per channel normalises pixels in [0, 1]."""
 
     name: str
+    parts: tuple[str, ...] = ("",)
     splits: tuple[str, ...] = ("validation", "test")
+    clip_norm: float | None = None
 
     def __init__(
         self,
@@ -82,6 +85,12 @@ class ImageClassification:
         images, labels = batch
         return cross_entropy(model(images), labels)
 
+    def losses(
+        self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> Iterator[tuple[str, Tensor]]:
+        for batch in batches:
+            yield "", self.loss(model, batch)
+
     def evaluate(self, model: nn.Module, split: str, device: Any) -> dict[str, float]:
         data = self.data[split]
         seen, loss, correct = 0, torch.zeros((), device=device), torch.zeros((), device=device)
@@ -93,6 +102,11 @@ class ImageClassification:
             correct += (logits.argmax(1) == labels).sum()
             seen += len(index)
         return {"loss": loss.item() / seen, "accuracy": correct.item() / seen}
+
+    def end_epoch(
+        self, model: nn.Module, epoch: int, epochs: int, folder: Path, device: Any
+    ) -> dict[str, float]:
+        return {}
 
     def lr_factor(self, step: int, steps_per_epoch: int, epochs: int) -> float:
         total = steps_per_epoch * epochs
