@@ -1,0 +1,62 @@
+"""One self-contained page for a folder of runs: it opens from a file, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aida_experiments.report_data import Group, read_groups
+from aida_experiments.report_view import group_view, overview
+from aida_experiments.runs import write_text
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_html(folder: Path) -> Path:
+    """Write report.html in `folder` from every run below it, finished or not.
+
+    Raises UserError if there is no run, or a damaged file in one.
+    """
+    groups = read_groups(folder)
+    path = folder / "report.html"
+    write_text(path, render(groups, folder.resolve().name, folder))
+    return path
+
+
+def render(groups: Sequence[Group], name: str, folder: Path) -> str:
+    """The page as text: the same groups give the same text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    colours = colour_numbers(groups)
+    views = [group_view(group, f"task-{i}", folder, colours) for i, group in enumerate(groups, 1)]
+    page: dict[str, Any] = {
+        "name": name,
+        "groups": views,
+        "overview": overview(groups, colours) if len(groups) > 1 else None,
+        "charts": {view["id"]: view.pop("charts") for view in views},
+        "plotly": get_plotlyjs(),
+        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "script": (TEMPLATES / "script.js").read_text(encoding="utf-8"),
+    }
+    return templates.get_template("template.html.j2").render(page)
+
+
+# What is compared most often comes first, so that it has the same colour in every report.
+FIRST = ("aida", "adamw", "adabelief", "sgd", "ladam", "ladabelief", "adam", "adamplus", "aida-k1", "laida")
+
+
+def colour_numbers(groups: Sequence[Group]) -> dict[str, int]:
+    """Each label's number in the palette, one for the whole page."""
+    labels = dict.fromkeys(label for group in groups for label in group.optimizers)
+    known = {name: number for number, name in enumerate(FIRST)}
+    ordered = sorted(labels, key=lambda label: (known.get(label.split()[0], len(FIRST)), label))
+    return {label: number for number, label in enumerate(ordered)}
