@@ -1,16 +1,18 @@
 // The fused step on a CPU: the contract of src/aida/backends/contract.py on a table of layers.
 //
-// Work is cut into chunks of a layer, which threads take as they come free: no thread waits at a layer's end.
-// Each chunk's sums are stored apart and added in order, so a result does not depend on who computed what,
-// nor on the number of threads. Within a chunk, tiles small enough for the first-level cache are brought into
-// the type of the computation; a tensor that has this type already is read and written in place.
+// Work is cut into chunks of a layer. Each chunk's sums are stored apart and added in order, so a result does
+// not depend on who computed what, nor on the number of threads. Within a chunk, tiles small enough for the
+// first-level cache are brought into the type of the computation; a tensor that has it already is worked on in
+// place.
+#include <omp.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "types.hpp"
 
 namespace {
 
@@ -44,52 +46,6 @@ struct Step {
   int32_t variant;  // 0: every machine, 1: AVX2, 2: AVX-512; never more than the machine has
   int32_t round_moments, round_p;  // whether bfloat16 is stored by random rounding
 };
-
-template <class To, class From>
-INLINE To bits(From x) {
-  static_assert(sizeof(To) == sizeof(From), "as wide");
-  To y;
-  std::memcpy(&y, &x, sizeof y);
-  return y;
-}
-
-INLINE float from_bfloat16(uint16_t x) { return bits<float>(uint32_t(x) << 16); }
-
-INLINE uint16_t to_bfloat16(float x) {
-  uint32_t u = bits<uint32_t>(x);
-  uint32_t nearest = (u + 0x7fff + (u >> 16 & 1)) >> 16;
-  return uint16_t(x != x ? 0x7fc0 : nearest);
-}
-
-// Random words and rounding as src/aida/backends/rounding.py specifies them.
-constexpr uint32_t WEYL = 0x9E3779B9, M1 = 0x21F0AAAD, M2 = 0xD35A2D97;
-
-INLINE uint32_t mix(uint32_t x) {
-  x = (x ^ x >> 16) * M1;
-  x = (x ^ x >> 15) * M2;
-  return x ^ x >> 15;
-}
-
-INLINE uint16_t to_bfloat16_at_random(float x, uint32_t random) {
-  return uint16_t(x != x ? 0x7fc0 : (bits<uint32_t>(x) + random) >> 16);
-}
-
-INLINE float from_float16(uint16_t x) {
-  uint32_t magnitude = x & 0x7fff, sign = uint32_t(x & 0x8000) << 16;
-  uint32_t normal = (magnitude << 13) + (112u << 23);
-  uint32_t subnormal = bits<uint32_t>(float(int32_t(magnitude)) * 0x1p-24f);
-  uint32_t special = magnitude << 13 | 0x7f800000;
-  return bits<float>(sign | (magnitude < 0x400 ? subnormal : magnitude < 0x7c00 ? normal : special));
-}
-
-INLINE uint16_t to_float16(float x) {
-  uint32_t u = bits<uint32_t>(x), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
-  uint32_t normal = (a + 0xfff + (a >> 13 & 1) - (112u << 23)) >> 13;
-  // Adding 0.5 rounds away all but a subnormal half's bits.
-  uint32_t subnormal = bits<uint32_t>(bits<float>(a) + 0.5f) - bits<uint32_t>(0.5f);
-  uint32_t special = a > 0x7f800000 ? 0x7e00 : 0x7c00;
-  return uint16_t(sign | (a < 0x38800000 ? subnormal : a < 0x477ff000 ? normal : special));
-}
 
 // The n elements from `at` on as T: in place where they are T, else in `buffer`.
 template <class T>
@@ -252,6 +208,37 @@ INLINE void update(const Numbers<T>& k, T step_of_layer, int n, const T* g, T* p
   }
 }
 
+// As apply_of in one loop, for what a bfloat16 state mostly is: float parameters and gradients, v elementwise.
+INLINE void apply_narrow(const Layer& layer, const Step& s, int64_t begin, int64_t end) {
+  const Numbers<float> k(layer, s);
+  const float sign = float(s.sign), weight_decay = float(s.weight_decay);
+  for (int64_t at = begin; at < end; at += TILE) {
+    const int n = int(std::min<int64_t>(TILE, end - at));
+    const float* g = static_cast<const float*>(layer.g) + at;
+    float* p = static_cast<float*>(layer.p) + at;
+    uint16_t* m = static_cast<uint16_t*>(layer.m) + at;
+    uint16_t* v = static_cast<uint16_t*>(layer.v) + at;
+    const uint32_t first = uint32_t(at) * WEYL + layer.key;
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+      const float gi = sign * g[i] + weight_decay * p[i];
+      const float mi = k.b1 * from_bfloat16(m[i]) + k.c1 * gi;
+      const float r = k.beta * mi - k.alpha * gi;
+      const float vi = k.b2 * from_bfloat16(v[i]) + k.c2 * (r * r);
+      const float step = k.step_size / (std::sqrt(vi * k.inv_bias2 + k.floor) + k.eps_out);
+      const uint32_t word = mix(first + uint32_t(i) * WEYL);
+      p[i] = k.shrink * p[i] - step * mi;
+      m[i] = to_bfloat16_at_random(mi, word & 0xffff);
+      v[i] = to_bfloat16_at_random(vi, word >> 16);
+    }
+  }
+}
+
+bool is_narrow(const Layer& l, const Step& s) {
+  return s.mode == ELEMENTWISE && s.round_moments && l.p_type == FLOAT32 && l.g_type == FLOAT32 &&
+         l.m_type == BFLOAT16 && l.v_type == BFLOAT16;
+}
+
 template <class T>
 INLINE void apply_of(const Layer& layer, const Step& s, int64_t begin, int64_t end) {
   alignas(64) T g_buffer[TILE], m_buffer[TILE], v_buffer[TILE], p_buffer[TILE];
@@ -299,7 +286,9 @@ struct Variant {
     is_wide(l) ? stepsize_of<double>(l, s, begin, end, sums) : stepsize_of<float>(l, s, begin, end, sums); \
   }                                                                                                      \
   target void apply_##name(const Layer& l, const Step& s, int64_t begin, int64_t end) {                  \
-    is_wide(l) ? apply_of<double>(l, s, begin, end) : apply_of<float>(l, s, begin, end);                 \
+    if (is_wide(l)) return apply_of<double>(l, s, begin, end);                                           \
+    if (is_narrow(l, s)) return apply_narrow(l, s, begin, end);                                          \
+    apply_of<float>(l, s, begin, end);                                                                   \
   }                                                                                                      \
   constexpr Variant name{gram_##name, stepsize_##name, apply_##name};
 
@@ -325,20 +314,53 @@ const Variant& chosen(const Step& s) { return VARIANTS[std::min<int>(s.variant, 
 
 int64_t chunks_of(const Layer& layer) { return (layer.numel + CHUNK - 1) / CHUNK; }
 
-// body(layer, chunk's number from 0, begin, end) for each chunk of the layers, backwards where asked; the layers
-// may be any run of a table's rows.
+// A run of a table's rows, cut into chunks.
+struct Run {
+  const Layer* layers;
+  int64_t count, chunks;
+  Run(const Layer* layers, int64_t count)
+      : layers(layers), count(count),
+        chunks(count ? layers[count - 1].first_chunk + chunks_of(layers[count - 1]) - layers[0].first_chunk : 0) {}
+
+  // body(layer, begin, end) for the chunk of this number, counted from 0.
+  template <class Body>
+  void chunk(int64_t number, Body body) const {
+    const int64_t at = layers[0].first_chunk + number;
+    auto after = [](int64_t chunk, const Layer& layer) { return chunk < layer.first_chunk; };
+    const Layer& layer = *(std::upper_bound(layers, layers + count, at, after) - 1);
+    const int64_t begin = (at - layer.first_chunk) * CHUNK;
+    body(layer, begin, std::min(begin + CHUNK, layer.numel));
+  }
+};
+
+// body(run, number of the chunk) for every chunk of both runs, mixed. The chunks of a run belong to the threads
+// in equal shares, and to the same threads when the run comes again: what gram has read, apply finds in its own
+// core's cache, where another core's costs more than memory. A thread that is done takes what others have left,
+// so that one that is kept from running does not hold up the step.
 template <class Body>
-void for_chunks(const Layer* layers, int64_t count, int threads, bool backwards, Body body) {
-  if (count == 0) return;
-  const int64_t first = layers[0].first_chunk;
-  const int64_t chunks = layers[count - 1].first_chunk + chunks_of(layers[count - 1]) - first;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-  for (int64_t c = 0; c < chunks; c++) {
-    const int64_t chunk = first + (backwards ? chunks - 1 - c : c);
-    auto after = [](int64_t at, const Layer& layer) { return at < layer.first_chunk; };
-    const Layer& layer = *(std::upper_bound(layers, layers + count, chunk, after) - 1);
-    const int64_t begin = (chunk - layer.first_chunk) * CHUNK;
-    body(layer, chunk - first, begin, std::min(begin + CHUNK, layer.numel));
+void for_chunks(const Run& first, const Run& second, int threads, Body body) {
+  constexpr int MOST = 128;
+  struct alignas(64) Share {
+    std::atomic<int64_t> taken{0};
+  };
+  threads = std::min(threads, MOST);
+  Share shares[MOST];
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    const int me = omp_get_thread_num(), all = omp_get_num_threads();
+    for (int i = 0; i < all; i++) {
+      const int64_t owner = (me + i) % all;
+      const int64_t begin = owner * first.chunks / all, ones = (owner + 1) * first.chunks / all - begin;
+      const int64_t begin2 = owner * second.chunks / all, twos = (owner + 1) * second.chunks / all - begin2;
+      const int64_t most = ones + twos;
+      for (int64_t c; (c = shares[owner].taken++) < most;) {
+        const int64_t before = c * twos / most;
+        if ((c + 1) * twos / most > before)
+          body(second, begin2 + before);
+        else  // backwards: what the sums read last is still in the cache
+          body(first, begin + ones - 1 - (c - before));
+      }
+    }
   }
 }
 
@@ -368,30 +390,26 @@ void aida_advance(float* const* counters, int64_t count, double* counts) {
   for (int64_t i = 0; i < count; i++) counts[i] = double(*counters[i] += 1);
 }
 
-// sums [count, 4]; partial [chunks, 4] is room to work in.
-void aida_gram(const Layer* layers, int64_t count, const Step* s, int threads, double* partial, double* sums) {
-  const auto gram = chosen(*s).gram;
-  for_chunks(layers, count, threads, false, [=](const Layer& layer, int64_t c, int64_t begin, int64_t end) {
-    std::fill_n(partial + 4 * c, 4, 0.0);
-    gram(layer, *s, begin, end, partial + 4 * c);
-  });
-  add_chunks(layers, count, 4, partial, sums);
-}
-
 // sums [count]; partial [chunks] is room to work in.
 void aida_stepsize_sum(const Layer* layers, int64_t count, const Step* s, int threads, double* partial,
                        double* sums) {
   const auto stepsize = chosen(*s).stepsize;
-  for_chunks(layers, count, threads, false, [=](const Layer& layer, int64_t c, int64_t begin, int64_t end) {
+  for_chunks({nullptr, 0}, {layers, count}, threads, [=](const Run& run, int64_t c) {
     partial[c] = 0;
-    stepsize(layer, *s, begin, end, partial + c);
+    run.chunk(c, [=](const Layer& layer, int64_t begin, int64_t end) {
+      stepsize(layer, *s, begin, end, partial + c);
+    });
   });
   add_chunks(layers, count, 1, partial, sums);
 }
 
-void aida_apply(Layer* layers, int64_t count, const Step* s, int threads) {
-  if (s->mode == PRE)
-    for (Layer* l = layers; l != layers + count; l++) {
+// Applies the first layers and sums up the second, either of which may be none: sums [summed, 4], with
+// partial [chunks, 4] as room to work in. Their chunks are mixed, since apply waits for memory to be written
+// and gram for it to be read, and the two hardly hinder each other.
+void aida_apply_and_gram(Layer* to_apply, int64_t applied, const Step* s, const Layer* to_sum, int64_t summed,
+                         const Step* s_sum, int threads, double* partial, double* sums) {
+  if (applied && s->mode == PRE)
+    for (Layer* l = to_apply; l != to_apply + applied; l++) {
       auto update = [&](auto* v) {
         const double vi = s->b2 * double(*v) + (1 - s->b2) * l->mean;
         *v = static_cast<std::remove_reference_t<decltype(*v)>>(vi);
@@ -399,9 +417,15 @@ void aida_apply(Layer* layers, int64_t count, const Step* s, int threads) {
       };
       l->v_type == FLOAT64 ? update(static_cast<double*>(l->v)) : update(static_cast<float*>(l->v));
     }
-  const auto apply = chosen(*s).apply;
-  // Backwards: what the sums read last is still in the cache.
-  for_chunks(layers, count, threads, true,
-             [=](const Layer& layer, int64_t, int64_t begin, int64_t end) { apply(layer, *s, begin, end); });
+  const Variant& variant = chosen(applied ? *s : *s_sum);
+  const Run apply(to_apply, applied), gram(to_sum, summed);
+  for_chunks(apply, gram, threads, [&](const Run& run, int64_t c) {
+    run.chunk(c, [&](const Layer& layer, int64_t begin, int64_t end) {
+      if (&run == &apply) return variant.apply(layer, *s, begin, end);
+      std::fill_n(partial + 4 * c, 4, 0.0);
+      variant.gram(layer, *s_sum, begin, end, partial + 4 * c);
+    });
+  });
+  if (summed) add_chunks(to_sum, summed, 4, partial, sums);
 }
 }

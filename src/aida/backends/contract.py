@@ -76,9 +76,10 @@ class Scalars:
 class Backend(Protocol):
     """Three functions; sums are accumulated in float64 where the device has it, else in float32.
 
-    It may have three more: prepare(layers) checks the tensors before anything is written, advance(counters)
-    adds 1 to step counters and returns the counts as floats, or None if it left them alone, and waves(layers)
-    gives the slices that had better be stepped one after the other.
+    It may have more: prepare(layers) checks the tensors before anything is written; advance(counters) adds 1
+    to step counters and returns the counts as floats, or None if it left them alone; waves(layers) gives the
+    slices that had better be stepped one after the other, by apply_and_gram(layers, coefficients, total, s,
+    following), which returns the sums of the `following` (layers, s), if any.
     """
 
     def gram(self, layers: Layers, s: Scalars) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -48,11 +48,30 @@ class Prepared:
 
     rows: np.ndarray
     copies: list[list[tuple[Tensor | None, Tensor]]]
-
-    pooled: bool  # some v is one number for its layer
+    pooled: bool  # v is one number a layer
+    addresses: dict[str, list[int]] = field(default_factory=dict)
+    strides: list[tuple[int, ...]] = field(default_factory=list)
 
     def __getitem__(self, part: slice) -> Prepared:
         return Prepared(self.rows[part], self.copies[part], self.pooled)
+
+    def again(self, layers: Layers) -> bool:
+        """Whether p, m and v are where they were, and gradients, whose rows are filled, lie as p does."""
+        g = layers.g
+        if (
+            not self.strides
+            or any(_each(Tensor.data_ptr, getattr(layers, name)) != self.addresses[name] for name in "pmv")
+            or _each(Tensor.stride, layers.p) != self.strides
+            or _each(Tensor.stride, g) != self.strides
+            or {*_each(attrgetter("dtype"), g)} != {layers.p[0].dtype}
+            or not all(_each(attrgetter("is_cpu"), g))
+            or any(_each(Tensor.is_neg, g))
+            or _each(Tensor.numel, g) != _each(Tensor.numel, layers.p)
+            or 0 in (addresses := _each(Tensor.data_ptr, g))
+        ):
+            return False
+        self.rows["g"] = addresses
+        return True
 
 
 def reason(dtype: torch.dtype, device: torch.device | None = None) -> str | None:
@@ -78,6 +97,8 @@ def waves(layers: Layers) -> list[slice]:
 
 def prepare(layers: Layers) -> None:
     """Fill layers.prepared; raises RuntimeError for a tensor that the kernel must not be given."""
+    if layers.prepared is not None and layers.prepared.again(layers):
+        return
     rows = np.zeros(len(layers.p), LAYER)
     copies: list[list[tuple[Tensor | None, Tensor]]] = [[] for _ in layers.p]
     columns = {"p": layers.p, "g": layers.g, "m": layers.m, "v": layers.v}
@@ -95,6 +116,9 @@ def prepare(layers: Layers) -> None:
     rows["numel"] = numel
     rows["first_chunk"][1:] = np.cumsum(-(-rows["numel"] // _chunk()))[:-1]
     layers.prepared = Prepared(rows, copies, _each(Tensor.numel, layers.v) != numel)
+    if not any(copies) and {*_each(attrgetter("dtype"), layers.g)} == {layers.p[0].dtype}:
+        layers.prepared.addresses = {name: rows[name].tolist() for name in "pmv"}
+        layers.prepared.strides = _each(Tensor.stride, layers.p)
 
 
 def advance(counters: list[Tensor]) -> list[float] | None:
@@ -111,35 +135,61 @@ def advance(counters: list[Tensor]) -> list[float] | None:
 
 
 def gram(layers: Layers, s: Scalars) -> np.ndarray:
-    return _sums(_kernel().aida_gram, layers, s, 4)
+    rows = _prepared(layers).rows
+    room, sums = _room(rows, 4)
+    nothing = None, 0, None
+    summed = _address(rows), len(rows), _step(s)
+    _kernel().aida_apply_and_gram(*nothing, *summed, _threads(rows), _address(room), _address(sums))
+    return sums
 
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> np.ndarray:
     _fill(layers, coefficients, s)
-    return _sums(_kernel().aida_stepsize_sum, layers, s, 1)[:, 0]
+    rows = _prepared(layers).rows
+    room, sums = _room(rows, 1)
+    arguments = _address(rows), len(rows), _step(s), _threads(rows), _address(room), _address(sums)
+    _kernel().aida_stepsize_sum(*arguments)
+    return sums[:, 0]
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
+    apply_and_gram(layers, coefficients, total, s, None)
+
+
+def apply_and_gram(
+    layers: Layers,
+    coefficients: Coefficients,
+    total: Any,
+    s: Scalars,
+    following: tuple[Layers, Scalars] | None,
+) -> np.ndarray | None:
+    """apply, and at the same time gram of the following layers: one reads while the other writes."""
     _fill(layers, coefficients, s)
     rows = _prepared(layers).rows
     if s.layerwise:
         rows["mean"] = np.asarray(total) / layers.numel
-    _kernel().aida_apply(_address(rows), len(rows), _step(s), _threads(rows))
+    applied = _address(rows), len(rows), _step(s)
+    if following is None:
+        _kernel().aida_apply_and_gram(*applied, None, 0, None, _threads(rows), None, None)
+        sums = None
+    else:
+        next_rows = _prepared(following[0]).rows
+        room, sums = _room(next_rows, 4)
+        summed = _address(next_rows), len(next_rows), _step(following[1])
+        _kernel().aida_apply_and_gram(*applied, *summed, _threads(rows), _address(room), _address(sums))
     for tensors in (layers.p, layers.m, layers.v):
         torch.autograd.graph.increment_version(tensors)
     for pairs in _prepared(layers).copies:
         for tensor, copy in pairs:
             if tensor is not None:
                 tensor.copy_(copy)
-
-
-def _sums(function: Callable[..., None], layers: Layers, s: Scalars, columns: int) -> np.ndarray:
-    rows = _prepared(layers).rows
-    sums = np.empty((len(rows), columns))
-    chunks = len(rows) + int(rows["numel"].sum()) // _chunk()
-    room = np.empty((chunks, columns))
-    function(_address(rows), len(rows), _step(s), _threads(rows), _address(room), _address(sums))
     return sums
+
+
+def _room(rows: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for the sums of chunks, and for those of layers."""
+    chunks = len(rows) + int(rows["numel"].sum()) // _chunk()
+    return np.empty((chunks, columns)), np.empty((len(rows), columns))
 
 
 def _prepared(layers: Layers) -> Prepared:
@@ -157,7 +207,8 @@ def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
         )
     rows["alpha"], rows["beta"] = coefficients
     for name in ("inv_bias2", "floor", "eps_out", "step_size"):
-        rows[name] = getattr(s, name)
+        column = getattr(s, name)
+        rows[name] = column[0] if len({*column}) == 1 else column
     if s.keys is not None:
         rows["key"] = s.keys
 
@@ -255,9 +306,12 @@ def _library() -> ctypes.CDLL | str:
     address, count = ctypes.c_void_p, ctypes.c_int64
     signatures = {
         "aida_advance": (address, count, address),
-        "aida_gram": (address, count, ctypes.POINTER(Step), ctypes.c_int, address, address),
+        "aida_apply_and_gram": (
+            *(address, count, ctypes.POINTER(Step)),
+            *(address, count, ctypes.POINTER(Step)),
+            *(ctypes.c_int, address, address),
+        ),
         "aida_stepsize_sum": (address, count, ctypes.POINTER(Step), ctypes.c_int, address, address),
-        "aida_apply": (address, count, ctypes.POINTER(Step), ctypes.c_int),
     }
     for name, arguments in signatures.items():
         function = getattr(library, name)

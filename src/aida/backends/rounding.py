@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .contract import Layers, Scalars
 
-Integer = TypeVar("Integer", int, Tensor)
+Integer = TypeVar("Integer", int, np.ndarray, Tensor)
 
 WEYL = 0x9E3779B9
 M1 = 0x21F0AAAD
@@ -30,13 +31,13 @@ MASK = 0xFFFFFFFF
 
 
 def mix(x: Integer) -> Integer:
-    """A bijection of 32-bit words, given as Python integers or as int64 tensors."""
+    """A bijection of 32-bit words, given as Python integers or as int64 arrays or tensors."""
     x = ((x ^ (x >> 16)) * M1) & MASK
     x = ((x ^ (x >> 15)) * M2) & MASK
     return x ^ (x >> 15)
 
 
-def layer_key(seed: int, layer: int) -> int:
+def layer_key(seed: int, layer: Integer) -> Integer:
     """The part of a layer's key that is the same in every step."""
     return mix((mix(seed & MASK) + layer) & MASK)
 

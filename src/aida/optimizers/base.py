@@ -15,11 +15,9 @@ from typing_extensions import Unpack
 
 from .. import family, sharding
 from ..backends.choose import choose
-from ..backends.contract import Layers
-from .step import Part, advance, check_unscales, run, scalars, unscales
+from .gather import MOMENTS, Gathered, gather, may_be_kept
+from .step import Part, advance, check_unscales, run, run_in_waves, scalars, unscales
 from .validate import FOREIGN_KEYS, check_group, check_keys
-
-MOMENTS = ("exp_avg", "exp_avg_var")
 
 
 class Options(TypedDict, total=False):
@@ -93,6 +91,7 @@ class Layerwise(Optimizer):
         self._shapes: list[Any] = []  # of whole layers, as they were when their group was added
         self._numel: dict[Tensor, int] = {}  # of whole layers of which only reduce_groups knows
         self._fresh = True  # never stepped or loaded
+        self._gathered: dict[int, Gathered] = {}  # the last step's layers, by their group's first parameter
         known = {**self.own, **OPTIONS}
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         check_keys(type(self).__name__, options, known, shared)
@@ -125,7 +124,7 @@ class Layerwise(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Older states lack newer arguments and may count in plain numbers; torch shares a loaded counter."""
         super().__setstate__(state)
-        self._numel, self._fresh = {}, not self.state
+        self._numel, self._fresh, self._gathered = {}, not self.state, {}
         self.__dict__.setdefault("reduce_groups", None)
         self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
         for group in self.param_groups:
@@ -167,8 +166,7 @@ class Layerwise(Optimizer):
 
     def _step_by_part(self) -> None:
         for part in self._all_parts():
-            for wave in part.waves():
-                run([wave])
+            run_in_waves(part)
 
     def _sharded_step(self) -> None:
         """All layers at once: one message per process group, which every rank sends, gradients or not."""
@@ -232,56 +230,30 @@ class Layerwise(Optimizer):
         rule: Any = self.rule
         project = partial(rule, K=group["K"], xi=group["xi"]) if self._projects(group) else None
         grad_scale, found_inf = (getattr(self, name, None) for name in ("grad_scale", "found_inf"))
-        for params, layers, steps, numbers in self._layers(group, first):
+        for found in self._gathered_layers(group, first):
+            layers, steps = found.layers, found.steps
             backend = choose(layers.p, **_wanted(group))
             if grad_scale is not None or found_inf is not None:
                 check_unscales(backend)
             if found_inf is not None:  # the device decides whether the step counts
-                steps = self._move_counters(params, layers.p[0].device)
+                steps = self._move_counters(found.params, layers.p[0].device)
             if prepare := getattr(backend, "prepare", None):
                 prepare(layers)
             counts = advance(steps, group, backend, found_inf)
-            s = scalars(counts, numbers, group, eps_outside=self.eps_outside)
+            s = scalars(counts, found.numbers, group, eps_outside=self.eps_outside)
             s.grad_scale, s.found_inf = grad_scale, found_inf
-            yield Part(params, layers, s, backend, project, coefficients)
+            yield Part(found.params, layers, s, backend, project, coefficients)
+            found.release()
 
-    def _layers(
-        self, group: dict[str, Any], first: int
-    ) -> Iterator[tuple[list[Tensor], Layers, list[Tensor], list[int]]]:
-        """The group's layers that have a gradient, with step counters and numbers, by device and type."""
-        found: dict[Any, tuple[list[Tensor], Layers, list[Tensor], list[int]]] = {}
-        may_be_sharded = sharding.active()
-        for number, p in enumerate(group["params"], first):
-            g = p.grad
-            if g is None:
-                continue
-            if g.is_sparse:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not support sparse gradients: build the layer with "
-                    "sparse=False, or give its parameters to torch.optim.SparseAdam"
-                )
-            state = self.state[p]
-            if not state:
-                self._init_state(p, state, group)
-            tensors = p, g, state["exp_avg"], state["exp_avg_var"]
-            if may_be_sharded:
-                tensors = sharding.local(*tensors)
-            numel = (self._numel.get(p) if self._numel else None) or p.numel()
-            if p.is_complex():
-                tensors, numel = tuple(map(_real, tensors)), 2 * numel
-            key = tensors[0].device, p.dtype
-            if key not in found:
-                found[key] = [], Layers([], [], [], [], []), [], []
-            params, layers, steps, numbers = found[key]
-            params.append(p)
-            steps.append(state["step"])
-            numbers.append(number)
-            layers.p.append(tensors[0])
-            layers.g.append(tensors[1])
-            layers.m.append(tensors[2])
-            layers.v.append(tensors[3])
-            layers.numel.append(numel or 1)  # an empty layer's sums are 0
-        yield from found.values()
+    def _gathered_layers(self, group: dict[str, Any], first: int) -> list[Gathered]:
+        kept = self._gathered.pop(first, None)
+        if kept is None or sharding.active() or not kept.again(group["params"], self.state):
+            found = gather(group, first, self.state, self._init_state, self._numel, type(self).__name__)
+            if not may_be_kept(found, self._numel):
+                return found
+            (kept,) = found
+        self._gathered[first] = kept
+        return [kept]
 
     def _move_counters(self, params: list[Tensor], device: torch.device) -> list[Tensor]:
         for p in params:
@@ -325,7 +297,3 @@ def _moment_dtypes(p: Tensor, group: dict[str, Any]) -> tuple[torch.dtype, torch
         return full, full.to_real() if group.get("layerwise") == "pre" else full
     kept = group["state_dtype"] or full
     return kept, full if group.get("layerwise") == "pre" else kept
-
-
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x

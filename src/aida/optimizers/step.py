@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -33,15 +33,26 @@ class Part:
     def needs_gram(self) -> bool:
         return self.project is not None or self.scalars.layerwise == "pre"
 
-    def waves(self) -> Iterator[Part]:
+    def waves(self) -> list[Part]:
         """The part in pieces that a cache holds until their second pass; whole if it takes one pass only."""
         waves = getattr(self.backend, "waves", None)
-        if waves is None or not (self.needs_gram or self.scalars.layerwise):
-            yield self
-            return
-        for piece in waves(self.layers):
-            of_piece = self.params[piece], self.layers[piece], self.scalars[piece]
-            yield Part(*of_piece, self.backend, self.project, self.coefficients)
+        pieces = waves(self.layers) if waves and self.needs_gram else []
+        if len(pieces) < 2:
+            return [self]
+        backend, project, coefficients = self.backend, self.project, self.coefficients
+        return [
+            Part(self.params[i], self.layers[i], self.scalars[i], backend, project, coefficients)
+            for i in pieces
+        ]
+
+    def gram(self) -> Any:
+        return self.backend.gram(self.layers, self.scalars) if self.needs_gram else None
+
+    def stepsize_sum(self, coefficients: Coefficients) -> Any:
+        return self.backend.stepsize_sum(self.layers, coefficients, self.scalars)
+
+    def apply(self, coefficients: Coefficients, total: Any) -> None:
+        self.backend.apply(self.layers, coefficients, total, self.scalars)
 
 
 def run(parts: list[Part], whole_gram: Whole | None = None, whole_stepsizes: Whole | None = None) -> None:
@@ -49,21 +60,34 @@ def run(parts: list[Part], whole_gram: Whole | None = None, whole_stepsizes: Who
 
     Where layers are sharded, the two functions turn sums over shards into sums over whole layers.
     """
-    grams = [part.backend.gram(part.layers, part.scalars) if part.needs_gram else None for part in parts]
+    grams = [part.gram() for part in parts]
     if whole_gram:
         whole_gram([(part.params, gram) for part, gram in zip(parts, grams, strict=True) if gram is not None])
     rules = [_rule(part, gram) for part, gram in zip(parts, grams, strict=True)]
     post = [i for i, part in enumerate(parts) if part.scalars.layerwise == "post"]
     for i in post:
         coefficients, _ = rules[i]
-        rules[i] = (
-            coefficients,
-            parts[i].backend.stepsize_sum(parts[i].layers, coefficients, parts[i].scalars),
-        )
+        rules[i] = coefficients, parts[i].stepsize_sum(coefficients)
     if whole_stepsizes:
         whole_stepsizes([(parts[i].params, rules[i][1]) for i in post])
     for part, (coefficients, total) in zip(parts, rules, strict=True):
-        part.backend.apply(part.layers, coefficients, total, part.scalars)
+        part.apply(coefficients, total)
+
+
+def run_in_waves(part: Part) -> None:
+    """Step a part whose layers are whole; while one wave is written, the next one's sums are taken."""
+    waves = part.waves()
+    if len(waves) == 1:
+        run(waves)
+        return
+    backend: Any = part.backend
+    gram = waves[0].gram()
+    for wave, following in zip(waves, [*waves[1:], None], strict=True):
+        coefficients, total = _rule(wave, gram)
+        if wave.scalars.layerwise == "post":
+            total = wave.stepsize_sum(coefficients)
+        after = (following.layers, following.scalars) if following else None
+        gram = backend.apply_and_gram(wave.layers, coefficients, total, wave.scalars, after)
 
 
 def _rule(part: Part, gram: Any) -> tuple[Coefficients, Any]:
@@ -146,8 +170,9 @@ def _columns(
     if isinstance(t := counts, Tensor):
         # A number is filled in, not copied from the host, which would wait for the device.
         columns = [c.expand_as(t) if isinstance(c, Tensor) else torch.full_like(t, c) for c in at(t)]
+    elif len(known := {t: at(t) for t in set(counts)}) == 1:
+        columns = [[c] * len(counts) for c in known[counts[0]]]
     else:
-        known = {t: at(t) for t in set(counts)}
         columns = map(list, zip(*(known[t] for t in counts), strict=True))
     return dict(zip(names, columns, strict=True))
 
@@ -156,11 +181,11 @@ def _keys(counts: list[float] | Tensor, numbers: list[int], group: dict[str, Any
     """Each layer's key of this step, where the group rounds at random."""
     if group["state_dtype"] != torch.bfloat16 and not group["stochastic_rounding"]:
         return None
-    layers = [rounding.layer_key(group["seed"], number) for number in numbers]
+    layers = rounding.layer_key(group["seed"], np.array(numbers))
     if isinstance(counts, Tensor):
-        t = counts.to(torch.int64).unbind()
-        return rounding.step_key(torch.stack(torch._foreach_add(t, layers)))
-    return [rounding.step_key(layer + int(t)) for layer, t in zip(layers, counts, strict=True)]
+        t = counts.to(torch.int64)
+        return rounding.step_key(t + torch.from_numpy(layers).to(t.device, non_blocking=True))
+    return rounding.step_key(layers + np.array(counts, np.int64)).tolist()
 
 
 def _stays_tensor(group: dict[str, Any]) -> bool:
