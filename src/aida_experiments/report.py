@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -96,7 +96,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write in the format of the path's suffix; the same figure gives the same bytes."""
     from matplotlib import rc_context
 
-    dated = {"Date": None} if path.suffix == ".svg" else {}
+    dated: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
     with rc_context({"svg.hashsalt": path.name}), replaced(path) as beside:
         figure.savefig(beside, format=path.suffix[1:], metadata=dated)
 
@@ -158,8 +158,8 @@ def stepsizes(results: Sequence[Result]) -> Figure | None:
         cap = caps[name]
         for axes, key in zip(pair, ("mean", "std"), strict=True):
             for layer in lines:
-                style = dict(color=colours[layer.number - 1], label=f"{layer.number}", linewidth=1.3)
-                axes.plot(layer.epochs, getattr(layer, key), **style)
+                (line,) = axes.plot(layer.epochs, getattr(layer, key), color=colours[layer.number - 1])
+                line.set(label=f"{layer.number}", linewidth=1.3)
             if cap is None:
                 axes.set_yscale("log")
             _epoch_axis(axes)

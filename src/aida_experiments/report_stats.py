@@ -213,11 +213,13 @@ class Layer:
 
 
 def layers(results: Sequence[Result]) -> list[Layer]:
-    """The stepsizes of one optimizer's runs, layer by layer; [] if it has none.
+    """The stepsizes of one optimizer's runs, layer by layer, without diverged ones if there are others.
 
     A row may carry a `histogram`, {"edges": [n + 1], "counts": [n]}; the first run's are shown.
     """
-    runs = [result.stepsizes for result in results if not result.diverged and result.stepsizes]
+    measured = [result for result in results if result.stepsizes]
+    runs = [result.stepsizes for result in measured if not result.diverged]
+    runs = runs or [result.stepsizes for result in measured]
     cells: dict[tuple[str, int], dict[int, list[dict]]] = {}
     for rows in runs:
         for row in rows:
