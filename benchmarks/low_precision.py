@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from aida import create_optimizer
 from aida.backends import rounding
-from aida_experiments.recipes import DIGITS
+from aida_experiments.recipes.digits import DIGITS
 from aida_experiments.tasks import create_task
 
 

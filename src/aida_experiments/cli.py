@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from aida_experiments import cli_data, launch
+from aida_experiments.cli_errors import one_line_errors
+from aida_experiments.cli_options import (
+    OPTIMIZERS,
+    RunOptions,
+    TaskName,
+    check_settings,
+    contenders,
+    named,
+    read_grid,
+    with_run_options,
+)
 from aida_experiments.errors import UserError, choose
-from aida_experiments.recipes import PRESETS
-
-RUNS = Path("runs")
 
 app = typer.Typer(
     name="aida",
@@ -30,134 +39,158 @@ app = typer.Typer(
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Measure what a step costs.")
 app.add_typer(bench, name="bench")
+app.add_typer(cli_data.app, name="data")
 
 
-@app.callback()
-def _root() -> None:
-    """Keeps `compare` a subcommand while it is the only one."""
-
-
-@contextmanager
-def one_line_errors(resume_hint: str) -> Iterator[None]:
-    """What a person can put right ends in one line on stderr and exit code 2; an interruption in code 130."""
-    stderr = Console(stderr=True)
-    try:
-        yield
-    except UserError as error:
-        message, code = f"error: {error}", 2
-    except OSError as error:
-        message, code = f"error: {error.filename or 'input or output'}: {error.strerror or error}.", 2
-    except KeyboardInterrupt:
-        message, code = f"interrupted; {resume_hint}", 130
-    else:
-        return
-    stderr.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
-
-
-def _tasks_help() -> str:
-    lines = []
-    for name, preset in PRESETS.items():
-        defaults = f"{preset.epochs} epochs of batches of {preset.batch_size}, {preset.seeds} seed(s)"
-        lines.append(f"[bold]{name}[/bold] (models {', '.join(preset.models)}; by default {defaults})")
-    return "One of: " + "; ".join(lines) + "."
-
-
-OPTIMIZERS = sorted({name for preset in PRESETS.values() for name in preset.recipes})
-DEFAULTS = ",".join(next(iter(PRESETS.values())).optimizers)
 Option = typer.Option
+
+
+def carry_out(
+    task: str, contenders: Sequence[Any], seeds: Sequence[int], options: RunOptions, console: Console
+) -> None:
+    """Check what was asked for, find the folder, and hand over: to this process, or to one a device."""
+    from aida_experiments import compare
+
+    check_settings(contenders)
+    plan = options.plan(task, contenders, seeds)
+    folder = options.folder(task)
+    if plan.devices > 1 and not launch.launched():
+        code = launch.launch([*sys.argv[1:], "--out", str(folder), "--resume"], plan.devices)
+        if code:
+            raise typer.Exit(code)
+        return
+    compare.compare(plan, folder, options.where(), console)
+
+
+def quiet_unless_first(options: RunOptions) -> Console:
+    return Console(quiet=options.quiet or launch.rank() > 0)
+
+
+RESUME = "the same command with --resume and its --out goes on from the last whole epoch."
+RESULTS = (
+    "writes, in the results folder: rows.jsonl (every measure of every epoch), learning-curves.png, "
+    "stepsizes.png (mean and standard deviation of each layer's adaptive stepsize), and one folder per run "
+    "with its configuration, versions, timings (seconds, and milliseconds per optimizer step) and checkpoint."
+    "\n\nA command that was killed goes on with --resume and ends with the same rows as an undisturbed one."
+    "\n\nData sets are kept in $AIDA_DATA, by default ~/.cache/aida."
+)
 
 
 @app.command(
     # Paragraphs are whole strings, because the help keeps the line ends of a docstring.
     help="Train several optimizers on one task and compare them.\n\n"
     "Each optimizer runs once per seed; runs with the same seed share the initial model and the order of "
-    "the data. Prints a table of test accuracies (at the epoch that is best on the validation set, and at "
-    "the last) and writes, in the results folder: rows.jsonl (every measure of every epoch), "
-    "learning-curves.png, stepsizes.png (mean and standard deviation of each layer's adaptive stepsize), and "
-    "one folder per run with its configuration, versions, timings (seconds, and milliseconds per optimizer "
-    "step) and checkpoint.\n\n"
-    "A command that was killed goes on with --resume and ends with the same rows as an undisturbed one.\n\n"
-    "Data sets are kept in $AIDA_DATA, by default ~/.cache/aida.",
+    "the data. Prints a table of scores (at the epoch that is best on the validation set, and at "
+    f"the last) and {RESULTS}",
     epilog="Examples:\n\n"
     "[bold]aida compare digits[/bold]\n\n"
-    "[bold]aida compare digits --optimizers aida,adamw --seeds 5 --out runs/mine[/bold]\n\n"
+    "[bold]aida compare digits --optimizers all --seeds 5 --workers 2 --out runs/mine[/bold]\n\n"
     "[bold]aida compare cifar10 --model vgg11 --epochs 2 --optimizers aida,adabelief[/bold]\n\n"
-    "[bold]aida compare cifar10 --published --device cuda --precision bf16 --out runs/paper --resume[/bold]",
+    "[bold]aida compare cifar10 --preset paper --device cuda --precision bf16 --resume[/bold]",
 )
+@with_run_options
 def compare(
-    task: Annotated[str, typer.Argument(help=_tasks_help(), show_default=False)],
+    task: TaskName,
+    options: RunOptions,
     optimizers: Annotated[
-        str, Option(help=f"Names separated by commas, or 'all'. Known: {', '.join(OPTIMIZERS)}.")
-    ] = DEFAULTS,
-    model: Annotated[str | None, Option(help="Model of the task; by default its first.")] = None,
+        str | None,
+        Option(help=f"Names separated by commas, or 'all'; by default the preset's. Known: {OPTIMIZERS}."),
+    ] = None,
     seeds: Annotated[
-        int | None, Option(min=1, help="Number of runs per optimizer; by default the task's.")
+        int | None, Option(min=1, help="Number of runs per optimizer; by default the preset's.")
     ] = None,
     first_seed: Annotated[int, Option(min=0, help="The seeds count up from here.")] = 0,
-    epochs: Annotated[int | None, Option(min=1, help="Epochs per run; by default the task's.")] = None,
-    batch_size: Annotated[int | None, Option(min=1, help="Images per batch; by default the task's.")] = None,
     lr: Annotated[
         float | None, Option(help="One learning rate for every optimizer, instead of each recipe's own.")
     ] = None,
-    published: Annotated[
-        bool,
-        Option(
-            "--published",
-            help="cifar10: the paper's protocol. All 50,000 images train, the test set validates, the "
-            "learning rate falls by ten at epochs 100 and 160. Otherwise 5,000 images are held out to "
-            "validate and it falls after 1/2 and 4/5 of the epochs.",
-        ),
-    ] = False,
-    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    precision: Annotated[str, Option(help="32, or bf16 (autocast; parameters stay float32).")] = "32",
-    threads: Annotated[
-        int | None,
-        Option(min=1, help="CPU threads; by default torch's choice. Part of a run's configuration."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        Option(help="Folder for the results; by default a new runs/TASK-N, or with --resume the latest one."),
-    ] = None,
-    resume: Annotated[
-        bool,
-        Option(
-            "--resume",
-            help="Go on in a folder that has results: finished runs are kept, killed ones continue.",
-        ),
-    ] = False,
-    limit_batches: Annotated[
-        int | None,
-        Option(min=1, help="Use only so many batches per epoch and per evaluation, for a quick trial."),
-    ] = None,
-    quiet: Annotated[bool, Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Check what was asked for, find the folder, and hand over to `compare.compare`."""
-    console = Console(quiet=quiet)
-    with one_line_errors("the same command with --resume and its --out goes on from the last whole epoch."):
-        preset = PRESETS[choose("task", task, PRESETS)]
-        names = (
-            list(preset.recipes) if optimizers == "all" else [name.strip() for name in optimizers.split(",")]
-        )
-        names = [choose(f"optimizer for {task}", name, preset.recipes) for name in dict.fromkeys(names)]
-        model = choose(f"model for {task}", model or preset.models[0], preset.models)
-        choose("precision", precision, ("32", "bf16"))
+    with one_line_errors(RESUME):
+        preset = options.chosen(task)
         if lr is not None and not lr > 0:
             raise UserError(f"--lr {lr} is not a learning rate: it must be above 0.")
-        if published and not preset.published:
-            raise UserError(f"--published has no meaning for {task}: only for cifar10.")
-        folder = results_folder(task, out, resume)
+        chosen = contenders(task, preset, named(optimizers, preset), **({} if lr is None else {"lr": lr}))
+        numbers = range(first_seed, first_seed + (seeds or preset.seeds))
+        carry_out(task, chosen, numbers, options, quiet_unless_first(options))
 
-        from aida_experiments.compare import Comparison
-        from aida_experiments.compare import compare as run_comparison
 
-        asked = Comparison(
-            task, model, names,
-            seeds=range(first_seed, first_seed + (seeds or preset.seeds)),
-            epochs=epochs or preset.epochs, batch_size=batch_size or preset.batch_size, published=published,
-            lr=lr, device=device, precision=precision, threads=threads, limit_batches=limit_batches,
-        )  # fmt: skip
-        run_comparison(asked, folder, console)
+@app.command(
+    help=f"Train one optimizer on one task. Prints its scores and {RESULTS}",
+    epilog="Examples:\n\n"
+    "[bold]aida train mnist --optimizer aida[/bold]\n\n"
+    "[bold]aida train digits --optimizer aida --set eps=1e-12 --set K=1 --tensorboard[/bold]\n\n"
+    "[bold]aida train digits --devices 2 --strategy fsdp --device cpu[/bold]",
+)
+@with_run_options
+def train(
+    task: TaskName,
+    options: RunOptions,
+    optimizer: Annotated[str, Option(help=f"One of {OPTIMIZERS}.")] = "aida",
+    seed: Annotated[int, Option(min=0, help="Decides the initial model and the order of the data.")] = 0,
+    settings: Annotated[
+        list[str] | None, Option("--set", help="KEY=VALUE in place of the recipe's setting; may be repeated.")
+    ] = None,
+) -> None:
+    with one_line_errors(RESUME):
+        given = {key: values[0] for key, values in read_grid(settings or []).items()}
+        chosen = contenders(task, options.chosen(task), [optimizer], **given)
+        carry_out(task, chosen, [seed], options, quiet_unless_first(options))
+
+
+@app.command(
+    help="Train one or more optimizers at every point of a grid of settings. "
+    f"Prints the scores of every point and {RESULTS}",
+    epilog="Examples:\n\n"
+    "[bold]aida sweep digits --grid lr=1e-3,3e-3 eps=1e-8,1e-12[/bold]\n\n"
+    "[bold]aida sweep digits --optimizers aida,adabelief --seeds 3 --grid lr=1e-3,3e-3[/bold]",
+)
+@with_run_options
+def sweep(
+    task: TaskName,
+    options: RunOptions,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUES]...", help="Further axes of the grid.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None, Option(help="KEY=VALUES, such as lr=1e-3,3e-3; every further axis may follow it.")
+    ] = None,
+    optimizers: Annotated[str, Option(help="Names separated by commas, or 'all'.")] = "aida",
+    seeds: Annotated[int, Option(min=1, help="Number of runs per point.")] = 1,
+    first_seed: Annotated[int, Option(min=0, help="The seeds count up from here.")] = 0,
+) -> None:
+    with one_line_errors(RESUME):
+        preset = options.chosen(task)
+        axes = read_grid([*(grid or []), *(more or [])])
+        if not axes:
+            raise UserError("no grid: name at least one axis, such as --grid lr=1e-3,3e-3.")
+        from aida_experiments.compare import grid_points
+
+        points = grid_points(contenders(task, preset, named(optimizers, preset)), axes)
+        numbers = range(first_seed, first_seed + seeds)
+        carry_out(task, points, numbers, options, quiet_unless_first(options))
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "[bold]aida report runs/digits-1[/bold]\n\n"
+    "[bold]aida report runs --latex > table.tex[/bold]"
+)
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder with runs below it, finished or not.")],
+    markdown: Annotated[bool, Option("--markdown", help="Print the tables as Markdown instead.")] = False,
+    latex: Annotated[bool, Option("--latex", help="Print the tables as LaTeX instead.")] = False,
+) -> None:
+    """Write report.html, one page that needs no network, from every run below a folder. Never trains."""
+    with one_line_errors("nothing was written."):
+        if markdown or latex:
+            from aida_experiments import report_tables
+            from aida_experiments.report_data import read_groups
+
+            form = report_tables.latex if latex else report_tables.markdown
+            typer.echo(form(read_groups(folder)))
+            return
+        from aida_experiments.report_html import write_html
+
+        Console().print(f"wrote {write_html(folder)}", highlight=False, soft_wrap=True)
 
 
 @bench.command(
@@ -203,23 +236,3 @@ def step(
         for table in bench_report.tables(result):
             console.print(table)
         console.print(f"wrote {out}", highlight=False, soft_wrap=True)
-
-
-def results_folder(task: str, out: Path | None, resume: bool) -> Path:
-    """The folder to write in, made if need be. Raises UserError for one with results, unless resumed."""
-    if out is None:
-        numbers = [
-            int(path.name.rsplit("-", 1)[1])
-            for path in RUNS.glob(f"{task}-*")
-            if path.name.rsplit("-", 1)[1].isdigit()
-        ]
-        latest = max(numbers, default=0)
-        out = RUNS / f"{task}-{latest if resume and latest else latest + 1}"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: choose a folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    if not resume and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: add --resume to go on with it, or choose another --out.")
-    if not os.access(out, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"{out} cannot be read and written by you: choose another --out.")
-    return out

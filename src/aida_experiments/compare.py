@@ -1,125 +1,143 @@
-"""Train several optimizers on one task with several seeds, each in its own run folder, and report."""
+"""Train several optimizers on one task with several seeds, each run in its own folder, and report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from aida_experiments import report
-from aida_experiments.errors import UserError
-from aida_experiments.recipes import PRESETS
+from aida_experiments import launch, report
+from aida_experiments.jobs import Job, resolve_device, run_here
+from aida_experiments.progress import Bars
+from aida_experiments.report_data import read_groups
 from aida_experiments.runs import Run, to_json_lines, write_text
-from aida_experiments.task import Task
-from aida_experiments.tasks import create_task
-from aida_experiments.train import make_fabric, train
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Contender:
+    """An optimizer with its settings; `label` names its folder."""
+
+    label: str
+    optimizer: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
     """Everything that the command asks for; names are already known to be valid."""
 
     task: str
+    preset: str
     model: str
-    optimizers: Sequence[str]
+    contenders: Sequence[Contender]
     seeds: Sequence[int]
     epochs: int
     batch_size: int
-    published: bool
-    lr: float | None
+    limit_batches: int | None
     device: str
     precision: str
     threads: int | None
-    limit_batches: int | None
+    devices: int = 1
+    strategy: str | None = None
 
-    def settings(self, optimizer: str) -> dict[str, Any]:
-        settings = dict(PRESETS[self.task].recipes[optimizer].settings)
-        return settings if self.lr is None else {**settings, "lr": self.lr}
+    def workers(self, asked: int | None) -> int:
+        """As many as there are cores, or one on an accelerator; never more than there are runs."""
+        default = 1 if self.devices > 1 or torch.accelerator.is_available() else os.cpu_count() or 1
+        return max(1, min(asked or default, len(self.contenders) * len(self.seeds)))
 
-    def config(self, optimizer: str, seed: int, device: str, threads: int) -> dict[str, Any]:
-        """What a run's result depends on, and so what a resumed run must agree with."""
-        return {
-            "task": self.task, "model": self.model, "optimizer": optimizer,
-            "settings": self.settings(optimizer), "seed": seed, "epochs": self.epochs,
-            "batch_size": self.batch_size, "published": self.published, "limit_batches": self.limit_batches,
-            "device": device, "precision": self.precision, "threads": threads,
+    def jobs(self, folder: Path, workers: int, tensorboard: bool) -> list[Job]:
+        """One for each seed and contender, seeds outermost, so that a comparison grows evenly."""
+        device = resolve_device(self.device, self.precision, self.devices, self.strategy)
+        shared = 1 if workers > 1 or self.devices > 1 else torch.get_num_threads()
+        config = {
+            "task": self.task, "preset": self.preset, "model": self.model, "epochs": self.epochs,
+            "batch_size": self.batch_size, "limit_batches": self.limit_batches, "device": device,
+            "precision": self.precision, "threads": self.threads or shared, "devices": self.devices,
+            "strategy": self.strategy,
         }  # fmt: skip
+        return [
+            Job(
+                folder / contender.label / f"seed-{seed}",
+                {
+                    **config,
+                    "optimizer": contender.optimizer,
+                    "settings": dict(contender.settings),
+                    "seed": seed,
+                },
+                tensorboard,
+            )
+            for seed in self.seeds
+            for contender in self.contenders
+        ]
 
 
-def compare(asked: Comparison, folder: Path, console: Console) -> None:
-    """Run what is not finished in `folder`, then print the table; write rows.jsonl and the figures there."""
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    try:
-        fabric = make_fabric(asked.device, asked.precision)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"no device {asked.device!r} here ({error}): use --device cpu or auto.") from error
-    device, threads = str(fabric.device), torch.get_num_threads()
-    pairs = [(optimizer, seed) for seed in asked.seeds for optimizer in asked.optimizers]
-    # All folders are opened before anything is trained: a conflict shows in the first second.
-    runs = [
-        Run(folder / optimizer / f"seed-{seed}", asked.config(optimizer, seed, device, threads))
-        for optimizer, seed in pairs
+def grid_points(contenders: Sequence[Contender], grid: Mapping[str, Sequence[Any]]) -> list[Contender]:
+    """Every contender at every point of the grid, labelled such as "aida lr=0.003 eps=1e-12"."""
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [
+        Contender(
+            " ".join([contender.label, *(f"{key}={value:g}" for key, value in point.items())]),
+            contender.optimizer,
+            {**contender.settings, **point},
+        )
+        for contender in contenders
+        for point in points
     ]
-    if any(run.status is None for run in runs):
-        with console.status(f"loading the data of {asked.task} …"):
-            task = load_task(asked)
-        train_all(asked, task, runs, fabric, console)
-    in_table_order = sorted(runs, key=lambda run: asked.optimizers.index(run.config["optimizer"]))
-    results = [report.read_result(run) for run in in_table_order]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which processes carry the runs out; no row depends on it."""
+
+    workers: int | None = None
+    ray: str | None = None
+    tensorboard: bool = False
+
+
+def compare(plan: Plan, folder: Path, where: Where, console: Console) -> None:
+    """Run what is not finished in `folder`, then print the table; write rows.jsonl and the figures there."""
+    workers = plan.workers(where.workers)
+    jobs = plan.jobs(folder, workers, where.tensorboard)
+    first = launch.rank() == 0
+    # All folders are opened before anything is trained: a conflict shows in the first second.
+    runs = [Run(job.folder, job.config) for job in jobs] if first else []
+    unfinished = [job for job, run in zip(jobs, runs, strict=True) if not run.status] if first else jobs
+    if launch.launched():
+        unfinished = jobs  # every process must go the same way
+    if unfinished:
+        with Bars(unfinished, console) as bars:
+            run_all(unfinished, min(workers, len(unfinished)), where.ray, bars)
+    if first:
+        conclude(plan, runs, folder, console)
+
+
+def run_all(jobs: list[Job], workers: int, ray: str | None, bars: Bars) -> None:
+    if ray is not None:
+        from aida_experiments.cluster import run_on_ray
+
+        run_on_ray(jobs, ray, bars)
+    elif workers == 1:
+        run_here(jobs, bars)
+    else:
+        from aida_experiments.workers import run_in_workers
+
+        run_in_workers(jobs, workers, bars)
+
+
+def conclude(plan: Plan, runs: Sequence[Run], folder: Path, console: Console) -> None:
     rows = folder / "rows.jsonl"
     write_text(rows, to_json_lines(report.merged_rows(runs)))
+    order = [contender.optimizer for contender in plan.contenders]
+    own = {run.folder for run in runs}
+    results = [result for group in read_groups(folder) for result in group.results if result.folder in own]
+    results.sort(key=lambda result: (order.index(result.config["optimizer"]), result.label))
     figures = report.write_figures(results, folder)
-    console.print(report.table(results, f"{asked.task} · {asked.model} · {asked.epochs} epochs"))
+    console.print(report.table(results, f"{plan.task} · {plan.model} · {plan.epochs} epochs"))
     for path in (rows, *figures):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-
-
-def load_task(asked: Comparison) -> Task:
-    options: dict[str, Any] = {
-        "model": asked.model, "batch_size": asked.batch_size, "limit_batches": asked.limit_batches
-    }  # fmt: skip
-    if PRESETS[asked.task].published:
-        options["published"] = asked.published
-    return create_task(asked.task, **options)
-
-
-def train_all(asked: Comparison, task: Task, runs: Sequence[Run], fabric: Any, console: Console) -> None:
-    """Train every run in turn, with nested bars on a terminal and one line per run elsewhere."""
-    bars = Progress(
-        TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=console, disable=console.quiet or not console.is_terminal,
-        transient=True, refresh_per_second=4,
-    )  # fmt: skip
-    with bars:
-        over_runs = bars.add_task("runs", total=len(runs))
-        over_epochs = bars.add_task("", total=asked.epochs)
-        over_batches = bars.add_task("batches", total=task.batches_per_epoch())
-        for run in runs:
-            config = run.config
-            name = f"{config['optimizer']} seed {config['seed']}"
-            bars.reset(over_epochs, description=f"{name}")
-
-            def on_batch(epoch: int, batch: int) -> None:
-                bars.update(over_epochs, completed=epoch - 1)
-                bars.update(over_batches, completed=batch, description=f"epoch {epoch}")
-
-            status = train(
-                task, run, fabric=fabric, optimizer=config["optimizer"], settings=config["settings"],
-                seed=config["seed"], epochs=asked.epochs, on_batch=on_batch,
-            )  # fmt: skip
-            bars.advance(over_runs)
-            if not console.is_terminal:
-                console.print(f"{name}: {status}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
-from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,24 +18,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from aida import create_optimizer
 from aida.monitor import layer_stepsizes
-from aida_experiments.runs import Row, Run, random_states, set_random_states
+from aida_experiments.clock import StepClock
+from aida_experiments.parallel import (
+    all_random_states,
+    get_states,
+    separate_draws,
+    set_own_random_states,
+    set_states,
+    share,
+)
+from aida_experiments.rivals import build_optimizer
+from aida_experiments.runs import Row, Run
 from aida_experiments.task import Batch, Task
 
-PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"32": "32-true", "bf16": "bf16-mixed"}
 OnBatch = Callable[[int, int], None]
 """Called after each training batch with (epoch, batch), both 1-based."""
-
-
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Lightning Fabric on one device. Raises ValueError or RuntimeError if there is no such device."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    accelerator, _, index = device.partition(":")
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    return Fabric(
-        accelerator=accelerator, devices=[int(index)] if index else 1, precision=PRECISIONS[precision]
-    )  # pyright: ignore[reportArgumentType]
+OnEpoch = Callable[[list[Row]], None]
+"""Called with the rows there are at the start, then with each epoch's once they are kept."""
 
 
 def train(
@@ -49,6 +48,7 @@ def train(
     seed: int,
     epochs: int,
     on_batch: OnBatch = lambda epoch, batch: None,
+    on_epoch: OnEpoch = lambda rows: None,
 ) -> str:
     """Train to the end, from the run's last checkpoint if it has one; return "finished" or "diverged".
 
@@ -63,6 +63,7 @@ def train(
     data_order = torch.Generator().manual_seed(seed)
     steps = task.batches_per_epoch()
     raw = task.build_model()
+    separate_draws(fabric, seed)
     parts = {
         name: Part.build(fabric, raw.get_submodule(name), optimizer, settings, task.clip_norm)
         for name in task.parts
@@ -81,14 +82,9 @@ def train(
             part.load_state_dict(state["parts"][name])
             schedules[name].load_state_dict(state["schedules"][name])
         data_order.set_state(state["data_order"])
-        set_random_states(state["random"])
-
-    def counted(batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
-        for number, batch in enumerate(batches, 1):
-            yield batch
-            for schedule in schedules.values():
-                schedule.step()
-            on_batch(epoch, number)
+        set_own_random_states(fabric, state["random"])
+    kept = len(rows)
+    on_epoch(rows)
 
     # A run that was killed between its last checkpoint and its status has no epoch left.
     diverged = bool(rows) and rows[-1]["kind"] == "diverged"
@@ -96,11 +92,13 @@ def train(
         start, clock, losses = time.perf_counter(), StepClock(fabric.device), Means()
         lr = next(iter(parts.values())).optimizer.param_groups[0]["lr"]
         model.train()
-        batches = counted(task.train_batches(data_order, fabric.device), epoch)
-        for name, loss in task.losses(model, batches):
-            parts[name].step(loss, clock)
-            losses.add(f"train_{name}_loss" if name else "train_loss", loss)
-        measures = losses.read()
+        whole = task.train_batches(data_order, fabric.device)
+        feed = Feed(whole, fabric, schedules.values(), partial(on_batch, epoch))
+        for name, loss in task.losses(model, feed):
+            weighted = loss if feed.weight == 1 else loss * feed.weight
+            parts[name].step(weighted, clock)
+            losses.add(f"train_{name}_loss" if name else "train_loss", weighted)
+        measures = losses.read(fabric)
         trained = time.perf_counter() - start
         measures |= evaluate(task, model, epoch, epochs, run, fabric.device)
         diverged = not all(map(isfinite, measures.values()))
@@ -111,21 +109,23 @@ def train(
             rows += stepsize_rows(parts, epoch)
         timings.append({"epoch": epoch, "train_seconds": trained, "seconds": time.perf_counter() - start,
                         "step_ms": clock.median_ms})  # fmt: skip
-        run.save(
-            {
-                "epoch": epoch,
-                "parts": {name: part.state_dict() for name, part in parts.items()},
-                "schedules": {name: schedule.state_dict() for name, schedule in schedules.items()},
-                "data_order": data_order.get_state(),
-                "random": random_states(),
-            },
-            rows,
-            timings,
-        )
+        state = {
+            "epoch": epoch,
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "schedules": {name: schedule.state_dict() for name, schedule in schedules.items()},
+            "data_order": data_order.get_state(),
+            "random": all_random_states(fabric),
+        }
+        if fabric.is_global_zero:
+            run.save(state, rows, timings)
+            on_epoch(rows[kept:])
+        kept = len(rows)
         if diverged:
             break
     status = "diverged" if diverged else "finished"
-    run.finish(status)
+    if fabric.is_global_zero:
+        run.finish(status)
+    fabric.barrier()
     return status
 
 
@@ -143,9 +143,9 @@ class Part:
     def build(
         cls, fabric: Fabric, raw: nn.Module, optimizer: str, settings: dict[str, Any], clip: float | None
     ) -> Part:
-        raw_optimizer = create_optimizer(optimizer, raw, **settings)
-        model, _ = fabric.setup(raw, raw_optimizer)
-        return cls(fabric, raw, model, raw_optimizer, clip)
+        # Fabric shards parameters, so the optimizer is built of what they have become.
+        model = fabric.setup_module(raw)
+        return cls(fabric, raw, model, build_optimizer(optimizer, raw, **settings), clip)
 
     def step(self, loss: Tensor, clock: StepClock) -> None:
         self.optimizer.zero_grad()
@@ -156,11 +156,32 @@ class Part:
             self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.raw.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return get_states(self.fabric, self.raw, self.optimizer)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.raw.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        set_states(self.fabric, self.raw, self.optimizer, state)
+
+
+class Feed:
+    """One epoch's batches, each process's share of them; `weight` is the factor on the latest one's loss."""
+
+    def __init__(
+        self,
+        whole: Iterable[Batch],
+        fabric: Fabric,
+        schedules: Iterable[LambdaLR],
+        on_batch: Callable[[int], None],
+    ) -> None:
+        self.whole, self.schedules, self.on_batch, self.weight = whole, list(schedules), on_batch, 1.0
+        self.place = fabric.global_rank, fabric.world_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, batch in enumerate(self.whole, 1):
+            mine, self.weight = share(batch, *self.place)
+            yield mine
+            for schedule in self.schedules:
+                schedule.step()
+            self.on_batch(number)
 
 
 class Means:
@@ -174,8 +195,10 @@ class Means:
         self.sums[name] = self.sums.get(name, 0.0) + loss.detach()
         self.counts[name] += 1
 
-    def read(self) -> Row:
-        return {name: total.item() / self.counts[name] for name, total in self.sums.items()}
+    def read(self, fabric: Fabric) -> Row:
+        """Over all processes."""
+        sums: dict[str, Any] = {name: fabric.all_reduce(total) for name, total in self.sums.items()}
+        return {name: total.item() / self.counts[name] for name, total in sums.items()}
 
 
 @torch.no_grad()
@@ -202,30 +225,3 @@ def stepsize_rows(parts: Mapping[str, Part], epoch: int) -> list[Row]:
          "numel": layer["numel"], "mean": layer["mean"], "std": layer["std"]}
         for number, layer in enumerate(layers, 1)
     ]  # fmt: skip
-
-
-class StepClock:
-    """Times optimizer steps; on an accelerator only every 16th, because timing waits for the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.steps, self.times = device, 0, []
-        self.every = 1 if device.type == "cpu" else 16
-
-    def __enter__(self) -> None:
-        self.timed = self.steps % self.every == 0
-        self.steps += 1
-        if self.timed:
-            self.start = self._now()
-
-    def __exit__(self, *_: object) -> None:
-        if self.timed:
-            self.times.append(self._now() - self.start)
-
-    def _now(self) -> float:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()
-
-    @property
-    def median_ms(self) -> float:
-        return 1e3 * median(self.times)

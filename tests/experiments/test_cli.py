@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from aida_experiments.cli import app
 
-QUICK = ["--epochs", "2", "--limit-batches", "2", "--seeds", "2", "--threads", "1", "--device", "cpu"]
+ONE = ["--epochs", "2", "--limit-batches", "2", "--threads", "1", "--workers", "1", "--device", "cpu"]
+QUICK = [*ONE, "--seeds", "2"]
 
 
 def invoke(*arguments: object):
@@ -80,7 +81,9 @@ def test_compare_digits(tmp_path):
         (["digits", "--optimizers", "aida,"], ["unknown optimizer", "''", "Valid: sgd"]),
         (["cifar10", "--model", "vgg16"], ["unknown model", "did you mean vgg11?", "resnet34"]),
         (["digits", "--precision", "fp8"], ["unknown precision 'fp8'", "32, bf16"]),
-        (["digits", "--published"], ["--published", "cifar10"]),
+        (["digits", "--preset", "papr"], ["unknown preset", "did you mean paper?"]),
+        (["digits", "--strategy", "ddp"], ["--strategy ddp", "--devices 2"]),
+        (["digits", "--devices", "2", "--workers", "2"], ["--devices", "--workers", "choose one"]),
         (["digits", "--lr", "-1"], ["--lr -1.0", "above 0"]),
         (["digits", "--device", "warp:7"], ["no device 'warp:7'", "--device cpu"]),
     ],

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from aida_experiments import runs, train
+from aida_experiments import parallel, runs, train
 from aida_experiments.cli import app
 from aida_experiments.errors import UserError
 from aida_experiments.tasks.digits import Digits
@@ -36,9 +36,10 @@ def task() -> Digits:
 def run_to_end(
     task, folder: Path, optimizer: str = "aida", on_batch=lambda epoch, batch: None, **settings
 ) -> str:
+    torch.set_num_threads(1)
     config = {"task": "digits", "optimizer": optimizer, "seed": 3, "epochs": EPOCHS}
     return train.train(
-        task, runs.Run(folder, config), fabric=train.make_fabric("cpu", "32"), optimizer=optimizer,
+        task, runs.Run(folder, config), fabric=parallel.make_fabric("cpu", "32"), optimizer=optimizer,
         settings={"lr": 1e-3, **settings}, seed=3, epochs=EPOCHS, on_batch=on_batch,
     )  # fmt: skip
 
@@ -155,8 +156,8 @@ def test_real_processes_killed_at_random_moments(tmp_path, kills):
     """kill -9, in the middle of whatever is going on, as often as asked, then once more to the end."""
     out, calm = tmp_path / "shaken", tmp_path / "calm"
     options = ["compare", "digits", "--optimizers", "adamw,aida", "--seeds", "2", "--epochs",
-               str(4 + 4 * kills), "--limit-batches", "2", "--threads", "1", "--device", "cpu",
-               "--quiet"]  # fmt: skip
+               str(4 + 4 * kills), "--limit-batches", "2", "--threads", "1", "--workers", "1",
+               "--device", "cpu", "--quiet"]  # fmt: skip
     command = [sys.executable, "-m", "aida_experiments", *options, "--resume", "--out", str(out)]
     undisturbed = CliRunner().invoke(app, [*options, "--out", str(calm)])
     assert undisturbed.exit_code == 0, undisturbed.output

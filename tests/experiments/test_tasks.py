@@ -8,20 +8,28 @@ from torch import nn
 
 import aida
 from aida_experiments.data.images import Images
-from aida_experiments.recipes import CIFAR10, PRESETS
-from aida_experiments.tasks import TASKS
+from aida_experiments.recipes import PRESETS
+from aida_experiments.recipes.published import CIFAR
+from aida_experiments.rivals import build_optimizer
 from aida_experiments.tasks import cifar10 as cifar10_task
 from aida_experiments.tasks.cifar10 import SCALE, Cifar10, hold_out
 from aida_experiments.tasks.classification import ImageClassification, crop_and_flip
 from aida_experiments.tasks.digits import digits_cnn
-from aida_experiments.tasks.models.resnet import resnet34
+from aida_experiments.tasks.models.densenet import densenet121
+from aida_experiments.tasks.models.resnet import resnet18, resnet34
 from aida_experiments.tasks.models.vgg import vgg11
 
 
 @pytest.mark.parametrize(
     ("build", "count", "weights"),
-    [(vgg11, 9_750_922, 11), (resnet34, 21_282_122, 37), (digits_cnn, 84_306, 4)],
-    ids=["vgg11", "resnet34", "digits"],
+    [
+        (vgg11, 9_750_922, 11),
+        (resnet34, 21_282_122, 37),
+        (densenet121, 6_956_298, 121),
+        (resnet18, 11_689_512, 21),
+        (digits_cnn, 84_306, 4),
+    ],
+    ids=["vgg11", "resnet34", "densenet121", "resnet18", "digits"],
 )
 def test_parameter_counts(build, count, weights):
     model = build()
@@ -29,7 +37,7 @@ def test_parameter_counts(build, count, weights):
     assert sum(p.ndim >= 2 for p in model.parameters()) == weights
 
 
-@pytest.mark.parametrize("build", [vgg11, resnet34])
+@pytest.mark.parametrize("build", [vgg11, resnet34, densenet121])
 def test_models_take_cifar_images(build):
     assert build()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
@@ -141,18 +149,35 @@ def test_evaluation_counts_every_image_once():
     )
 
 
-def test_every_recipe_builds_its_optimizer():
-    assert set(PRESETS) == set(TASKS)
-    for preset in PRESETS.values():
-        assert set(preset.optimizers) <= set(preset.recipes)
-        for name, recipe in preset.recipes.items():
-            optimizer = aida.create_optimizer(name, nn.Linear(2, 2), **recipe.settings)
-            assert optimizer.defaults["lr"] == recipe.settings["lr"]
-            assert recipe.source
+RECIPES = [
+    pytest.param(preset, id=f"{task}-{name}")
+    for task, presets in PRESETS.items()
+    for name, preset in presets.items()
+]
+
+
+@pytest.mark.parametrize("preset", RECIPES)
+def test_every_recipe_builds_its_optimizer(preset):
+    assert set(preset.optimizers) <= set(preset.recipes)
+    for name, recipe in preset.recipes.items():
+        optimizer = build_optimizer(name, nn.Linear(2, 2), **recipe.settings)
+        assert all(group["lr"] == recipe.settings["lr"] for group in optimizer.param_groups)
+        assert recipe.source
+
+
+RIVALS = {"sgd", "adabound", "yogi", "radam", "msvag", "fromage", "adam", "adamw", "adabelief"}
+FAMILY = {"adamplus", "ladam", "ladabelief", "laida", "aida", "aida-k1"}
+
+
+def test_every_task_has_both_presets_with_every_rival_and_the_whole_family():
+    assert list(PRESETS)[:5] == ["digits", "mnist", "cifar10", "cifar100", "imagenet"]
+    for presets in PRESETS.values():
+        assert {"small", "paper"} <= set(presets)
+        assert all(set(preset.recipes) == RIVALS | FAMILY for preset in presets.values())
 
 
 def test_recipes_agree_with_the_library_preset():
     preset = aida.presets["cifar"]
     defaults = aida.create_optimizer("aida", nn.Linear(2, 2), **preset).defaults
-    ours = aida.create_optimizer("aida", nn.Linear(2, 2), **CIFAR10["aida"].settings).defaults
+    ours = aida.create_optimizer("aida", nn.Linear(2, 2), **CIFAR["aida"].settings).defaults
     assert ours == defaults

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from aida_experiments.data.cifar10 import load_cifar10
 from aida_experiments.data.images import Images
 from aida_experiments.tasks.classification import ImageClassification, crop_and_flip
+from aida_experiments.tasks.models.cnn import small_cnn
+from aida_experiments.tasks.models.densenet import densenet121
 from aida_experiments.tasks.models.resnet import resnet34
 from aida_experiments.tasks.models.vgg import vgg11
 
-MODELS = {"vgg11": vgg11, "resnet34": resnet34}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "vgg11": vgg11, "resnet34": resnet34, "densenet121": densenet121, "cnn": partial(small_cnn, 3),
+}  # fmt: skip
 SCALE = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 VALIDATION, SPLIT_SEED = 5000, 0
 
@@ -24,18 +31,23 @@ class Cifar10(ImageClassification):
     """
 
     name = "cifar10"
+    classes = 10
 
     def __init__(
         self, *, model: str, batch_size: int, published: bool = False, limit_batches: int | None = None
     ) -> None:
-        train, test = load_cifar10()
+        train, test = self.load()
         super().__init__(
             {"train": train, "validation": test} if published else {**hold_out(train), "test": test},
-            MODELS[model], batch_size=batch_size, scale=SCALE, limit_batches=limit_batches,
+            partial(MODELS[model], classes=self.classes), batch_size=batch_size, scale=SCALE,
+            limit_batches=limit_batches,
         )  # fmt: skip
         self.published = published
         if published:
             self.splits = ("validation",)
+
+    def load(self) -> tuple[Images, Images]:
+        return load_cifar10()
 
     def augment(self, pixels: Tensor, generator: Generator) -> Tensor:
         return crop_and_flip(pixels, 4, generator)
@@ -46,6 +58,8 @@ class Cifar10(ImageClassification):
         return 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in (100, 160))
 
 
-def hold_out(train: Images) -> dict[str, Images]:
+def hold_out(train: Images, count: int | None = None) -> dict[str, Images]:
+    """Training images but for `count` that validate, 5,000 unless told, the same for every seed."""
+    count = VALIDATION if count is None else count
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    return {"train": train.take(order[VALIDATION:]), "validation": train.take(order[:VALIDATION])}
+    return {"train": train.take(order[count:]), "validation": train.take(order[:count])}

@@ -1,0 +1,57 @@
+"""ImageNet, or any images in folders by class: ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aida_experiments.data.fetch import cache_folder
+from aida_experiments.errors import UserError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Paths and labels; a class is a folder, numbered in the order of their names."""
+
+    paths: list[Path]
+    labels: Tensor
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, index: Tensor) -> ImageFolder:
+        return ImageFolder([self.paths[i] for i in index.tolist()], self.labels[index], self.classes)
+
+
+def load_imagenet() -> tuple[ImageFolder, ImageFolder]:
+    """The training and the validation folder. Raises UserError if they are not there, or disagree."""
+    root = cache_folder("imagenet")
+    if not (root / "train").is_dir() or not (root / "val").is_dir():
+        raise UserError(
+            f"ImageNet could not be had: it may not be passed on, so get it from image-net.org, sort it into "
+            f"{root / 'train' / 'CLASS'} and {root / 'val' / 'CLASS'}, or set AIDA_DATA to the folder above."
+        )
+    train, validation = (read_folder(root / part) for part in ("train", "val"))
+    if train.classes != validation.classes:
+        raise UserError(f"{root / 'train'} and {root / 'val'} have different classes: they must be the same.")
+    return train, validation
+
+
+def read_folder(folder: Path) -> ImageFolder:
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    found = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not found:
+        raise UserError(f"{folder} has no images: put them in a folder for each class.")
+    paths, labels = zip(*found, strict=True)
+    return ImageFolder(list(paths), torch.tensor(labels), classes)

@@ -1,0 +1,160 @@
+"""A run as data that any process can carry out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+
+from aida_experiments.errors import UserError
+from aida_experiments.parallel import make_fabric
+from aida_experiments.recipes import PRESETS
+from aida_experiments.runs import Row, Run
+from aida_experiments.task import Task
+from aida_experiments.tasks import create_task
+from aida_experiments.train import train
+
+PATIENCE = 30
+"""Seconds to wait for another process to leave a run's folder: a dying one needs a moment."""
+RETRIES = 5
+"""How often a run may lose its process between two epochs before it is given up."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run's folder and its configuration, which decides its rows."""
+
+    folder: Path
+    config: Row
+    tensorboard: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name} seed {self.config['seed']}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """1-based, after a batch."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+
+
+class Watch(Protocol):
+    """Who looks on while jobs run; `job` is their number."""
+
+    def progress(self, job: int, progress: Progress) -> None: ...
+    def ended(self, job: int, status: str) -> None: ...
+
+
+def execute(job: Job, on_progress: Callable[[Progress], None] = lambda progress: None) -> str:
+    """Carry a run out, from its last checkpoint if there is one; return its status.
+
+    Raises UserError where a person has to change something.
+    """
+    config = job.config
+    torch.set_num_threads(config["threads"])
+    fabric = _fabric(config["device"], config["precision"], config["devices"], config["strategy"])
+    with ExitStack() as stack:
+        if fabric.is_global_zero:
+            stack.enter_context(_alone(job.folder))
+            Run(job.folder, config)
+        fabric.barrier()
+        run = Run(job.folder, config)
+        if run.status:
+            return run.status
+        task = load_task(*(config[key] for key in ("task", "preset", "model", "batch_size", "limit_batches")))
+        epochs, batches = config["epochs"], task.batches_per_epoch()
+        return train(
+            task, run, fabric=fabric, optimizer=config["optimizer"], settings=config["settings"],
+            seed=config["seed"], epochs=epochs,
+            on_batch=lambda epoch, batch: on_progress(Progress(epoch, epochs, batch, batches)),
+            on_epoch=stack.enter_context(_Board(run.folder)).add if job.tensorboard else lambda rows: None,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def load_task(name: str, preset: str, model: str, batch_size: int, limit_batches: int | None) -> Task:
+    options: dict[str, Any] = dict(PRESETS[name][preset].options)
+    return create_task(name, model=model, batch_size=batch_size, limit_batches=limit_batches, **options)
+
+
+@lru_cache(maxsize=1)
+def _fabric(device: str, precision: str, devices: int, strategy: str | None) -> Fabric:
+    try:
+        return make_fabric(device, precision, devices, strategy)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"no device {device!r} here ({error}): use --device cpu or auto.") from error
+
+
+def resolve_device(device: str, precision: str, devices: int, strategy: str | None) -> str:
+    """What `auto` means here."""
+    found = _fabric(device, precision, devices, strategy).device
+    return found.type if devices > 1 else str(found)
+
+
+def _alone(folder: Path) -> FileLock:
+    """Two processes in one folder would write over each other; a lock goes with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        return lock.acquire(timeout=PATIENCE).lock  # pyright: ignore[reportReturnType]
+    except Timeout as error:
+        raise UserError(f"another process trains in {folder}: wait for it, or end it.") from error
+
+
+class _Board:
+    """A run's epochs as TensorBoard sees them, in its folder "tensorboard"."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as error:
+            raise UserError(
+                '--tensorboard needs a package: pip install "aida-optim[tensorboard]".'
+            ) from error
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def __enter__(self) -> _Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def add(self, rows: list[Row]) -> None:
+        for row in rows:
+            own = f"stepsize/{row['layer']:02d}-" if row["kind"] == "stepsize" else ""
+            for key, value in row.items():
+                if isinstance(value, float):
+                    self.writer.add_scalar(own + key.replace("_", "/", 1), value, row["epoch"])
+        self.writer.flush()
+
+
+def run_here(jobs: list[Job], watch: Watch) -> None:
+    """One after another, in this process."""
+    for number, job in enumerate(jobs):
+        watch.ended(number, execute(job, Throttled(lambda progress, n=number: watch.progress(n, progress))))
+
+
+class Throttled:
+    """Passes on at most ten calls a second, and each epoch's last."""
+
+    def __init__(self, call: Callable[[Progress], None]) -> None:
+        self.call, self.last = call, 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self.last >= 0.1 or progress.batch == progress.batches:
+            self.last = now
+            self.call(progress)
