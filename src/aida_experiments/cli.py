@@ -179,7 +179,7 @@ def report(
     markdown: Annotated[bool, Option("--markdown", help="Print the tables as Markdown instead.")] = False,
     latex: Annotated[bool, Option("--latex", help="Print the tables as LaTeX instead.")] = False,
 ) -> None:
-    """Write report.html, one page that needs no network, from every run below a folder. Never trains."""
+    """Write report.html, one page that needs no network, and the figures as PNG and SVG. Never trains."""
     with one_line_errors("nothing was written."):
         if markdown or latex:
             from aida_experiments import report_tables
@@ -188,9 +188,10 @@ def report(
             form = report_tables.latex if latex else report_tables.markdown
             typer.echo(form(read_groups(folder)))
             return
-        from aida_experiments.report_html import write_html
+        from aida_experiments.report_html import write_report
 
-        Console().print(f"wrote {write_html(folder)}", highlight=False, soft_wrap=True)
+        for path in write_report(folder):
+            Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 @bench.command(

@@ -11,22 +11,26 @@ from aida_experiments.report_data import Group, Result, conditions, show
 
 
 def command(group: Group) -> str:
-    """`aida compare …`, or `aida sweep …` where one optimizer ran with several settings."""
+    """`aida compare …`, or `aida sweep …` where settings are neither a recipe's nor one learning rate."""
+    first = group.results[0].config
     shared = conditions(group.results[0])
-    task = shared.pop("task")
-    optimizers = list(dict.fromkeys(result.config["optimizer"] for result in group.results))
+    shared |= {"device": first.get("device"), "threads": first.get("threads")}
+    if first.get("devices", 1) > 1:
+        shared |= {key: first.get(key) for key in ("devices", "strategy")}
+    optimizers = dict.fromkeys(result.config["optimizer"] for result in group.results)
     seeds = sorted({result.seed for result in group.results})
     grid = _grid(group)
-    words = ["aida", "sweep" if len(group.optimizers) > len(optimizers) else "compare", task]
-    words += ["--optimizers", ",".join(optimizers)]
-    words += ["--seeds", str(seeds[-1] - seeds[0] + 1), "--first-seed", str(seeds[0])]
-    words += _options(shared)
-    words += _options({key: group.results[0].config.get(key) for key in ("device", "threads")})
-    if words[1] == "sweep":
-        words += ["--grid", *(f"{key}={','.join(values)}" for key, values in grid.items())]
-    elif list(grid) == ["lr"] and len(grid["lr"]) == 1:
-        words += ["--lr", grid["lr"][0]]
-    return shlex.join(words)
+    one_lr = list(grid) == ["lr"] and len(grid["lr"]) == 1
+    return shlex.join(
+        [
+            *("aida", "sweep" if grid and not one_lr else "compare", shared.pop("task")),
+            *("--optimizers", ",".join(optimizers)),
+            *("--seeds", str(seeds[-1] - seeds[0] + 1), "--first-seed", str(seeds[0])),
+            *_options(shared),
+            *(["--lr" if one_lr else "--grid"] if grid else []),
+            *(grid["lr"] if one_lr else (f"{key}={','.join(values)}" for key, values in grid.items())),
+        ]
+    )
 
 
 def _options(values: Mapping[str, Any]) -> list[str]:
@@ -42,15 +46,20 @@ def _options(values: Mapping[str, Any]) -> list[str]:
 
 
 def _grid(group: Group) -> dict[str, list[str]]:
-    """The values of every setting that is not its recipe's."""
-    grid: dict[str, list[str]] = {}
-    for result in group.results:
-        recipe = recipe_of(result)
-        for key, value in result.config.get("settings", {}).items():
-            values = grid.setdefault(key, []) if recipe is None or recipe.settings.get(key) != value else []
-            if show(value) not in values:
-                values.append(show(value))
-    return grid
+    """The values of every setting that is not everywhere its recipe's."""
+    own = dict.fromkeys(key for result in group.results for key in given(result))
+    found = {key: [result.config.get("settings", {}).get(key) for result in group.results] for key in own}
+    return {
+        key: list(dict.fromkeys(show(value) for value in values if value is not None))
+        for key, values in found.items()
+    }
+
+
+def given(result: Result) -> list[str]:
+    """The names of a run's settings that are not its recipe's."""
+    recipe = recipe_of(result)
+    settings = result.config.get("settings", {})
+    return [key for key, value in settings.items() if recipe is None or recipe.settings.get(key) != value]
 
 
 def recipe_of(result: Result) -> Recipe | None:
@@ -64,6 +73,5 @@ def source(result: Result) -> str:
     recipe = recipe_of(result)
     if recipe is None:
         return "–"
-    settings = result.config.get("settings", {})
-    own = [key for key, value in settings.items() if recipe.settings.get(key) != value]
-    return f"{', '.join(own)}: given; else {recipe.source}" if own else recipe.source
+    own = ", ".join(given(result))
+    return f"{own}: given; else {recipe.source}" if own else recipe.source

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aida_experiments.report import write_figures
 from aida_experiments.report_data import Group, read_groups
 from aida_experiments.report_view import group_view, overview
 from aida_experiments.runs import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Write the page and, as PNG and SVG, the figures; those of several tasks begin with the task's name."""
+    groups, paths = read_groups(folder), [write_html(folder)]
+    for group in groups:
+        name = re.sub(r"[^a-z0-9]+", "-", group.title.lower()).strip("-")
+        prefix = f"{name}-" if len(groups) > 1 else ""
+        paths += write_figures(group.results, folder, ("png", "svg"), prefix)
+    return paths
 
 
 def write_html(folder: Path) -> Path:

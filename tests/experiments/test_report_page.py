@@ -1,0 +1,245 @@
+"""The page in a real browser: no error, no network, and every control does what it says."""
+
+from __future__ import annotations
+
+import shutil
+from math import cos
+
+import pytest
+
+from aida_experiments.report_html import write_html
+from experiments.report_runs import result, write
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+FLAGS += "--disable-component-update --disable-sync"
+
+
+def runs():
+    """Three optimizers that differ, one that diverges, one that is not yet done; histograms for aida."""
+    finals = {"aida": 0.97, "adamw": 0.95, "sgd": 0.93}
+    for name, final in finals.items():
+        for seed in range(3):
+            curve = [final - 0.4 / epoch + 0.01 * cos(seed + epoch) for epoch in range(1, 9)]
+            yield result(
+                name, seed, curve, curve, histogram=name == "aida", mean=3e5 if name == "adamw" else 300
+            )
+    yield result("yogi", 0, [0.3, 0.2], [0.3, 0.2], "diverged")
+    yield result("msvag", 0, [0.5, 0.6], [0.5, 0.6], None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("compared")
+    write(folder / "a", runs())
+    write(
+        folder / "b",
+        [result("aida", 0, [9.0, 8.0], [9.0, 8.0], measure="perplexity", task="lm", model="lstm")],
+    )
+    return write_html(folder).as_uri()
+
+
+@pytest.fixture
+def opened(browser, address):
+    """Opens the page with options of the browser; in the end nothing may have gone wrong in it."""
+    said, pages = [], []
+
+    def open_page(*, draw: bool = True, **options):
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url))
+        page.goto(address)
+        pages.append(page)
+        if draw:
+            draw_all(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert [each for each in said if not each.startswith((address, "data:", "blob:"))] == []
+
+
+def draw_all(page) -> None:
+    """As before printing, every chart is drawn at once."""
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.chart')].every((each) => each.querySelector('.main-svg'))"
+    )
+
+
+def traces(page, chart: str, kind: str = "") -> list[dict]:
+    """What a chart of the first task shows, from Plotly itself."""
+    return page.evaluate(
+        """([chart, kind]) => document.querySelector(`#task-1 ${chart}`).data
+           .filter((trace) => !kind || trace.meta === kind)
+           .map(({x, y, name, meta, line}) => ({x, y, name, meta, line}))""",
+        [chart, kind],
+    )
+
+
+def column(page, number: int) -> list[str]:
+    return page.locator(f"#task-1 table.results tbody tr > :nth-child({number})").all_inner_texts()
+
+
+CURVES = "[data-chart=curves]"
+
+
+def test_charts_are_drawn_when_they_come_near(browser, address):
+    page = browser.new_page(viewport={"width": 1280, "height": 500})
+    page.goto(address)
+    page.wait_for_selector("#task-1 [data-chart=scores] .main-svg")
+    assert page.locator("#task-2 [data-chart=curves] .main-svg").count() == 0
+    page.locator("#task-2 [data-chart=curves]").scroll_into_view_if_needed()
+    page.wait_for_selector("#task-2 [data-chart=curves] .main-svg")
+    page.close()
+
+
+def test_tables_sort_both_ways_with_the_keyboard_and_missing_values_last(opened):
+    page = opened(draw=False)
+    names = [name.strip() for name in column(page, 1)]
+    assert names == ["aida", "adamw", "sgd", "msvag", "yogi"]
+    by_name = page.locator("#task-1 table.results thead th:nth-child(1) button")
+    by_name.click(click_count=2)
+    assert [name.strip() for name in column(page, 1)] == ["yogi", "sgd", "msvag", "aida", "adamw"]
+    button = page.locator("#task-1 table.results thead th:nth-child(2) button")
+    button.focus()
+    page.keyboard.press("Enter")
+    header = page.locator("#task-1 table.results thead th:nth-child(2)")
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert [name.strip() for name in column(page, 1)] == ["msvag", "sgd", "adamw", "aida", "yogi"]
+    assert "ascending" in page.locator("#status").inner_text()
+    page.keyboard.press("Enter")
+    assert header.get_attribute("aria-sort") == "descending"
+    assert [name.strip() for name in column(page, 1)] == ["aida", "adamw", "sgd", "msvag", "yogi"]
+    by_name.click()
+    assert header.get_attribute("aria-sort") == "none"
+    assert [name.strip() for name in column(page, 1)] == ["adamw", "aida", "msvag", "sgd", "yogi"]
+
+
+def test_curves_toggle(opened):
+    page = opened()
+    assert [trace["name"] for trace in traces(page, CURVES, "mean")] == [
+        "aida",
+        "adamw",
+        "sgd",
+        "msvag",
+        "yogi",
+    ]
+    assert len(traces(page, CURVES, "band")) == 3
+    button = page.locator("#task-1 [data-toggle=adamw]")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert "adamw" not in [trace["name"] for trace in traces(page, CURVES, "mean")]
+    assert len(traces(page, CURVES, "band")) == 2
+    page.locator("#task-1").get_by_label("bands").uncheck()
+    assert traces(page, CURVES, "band") == []
+    # The diverged run is always there; the others when they are asked for.
+    assert len(traces(page, CURVES, "run")) == 1
+    page.locator("#task-1").get_by_label("single runs").check()
+    assert len(traces(page, CURVES, "run")) == 3 + 3 + 1 + 1
+    page.locator("#task-1 [data-curve=x]").select_option("seconds")
+    assert traces(page, CURVES, "mean")[0]["x"] == [2 * i for i in range(1, 9)]
+    page.locator("#task-1 [data-curve=key]").select_option("train_loss")
+    assert traces(page, CURVES, "mean")[0]["y"][1] == 0.5
+
+
+def test_scores_at_the_last_epoch_and_the_other_rival(opened):
+    page = opened()
+    best = column(page, 2)
+    page.locator("#task-1").get_by_text("last epoch", exact=True).click()
+    assert column(page, 2) != best
+    assert page.locator("#task-1 .lead:visible").count() == 1
+    assert "at the last epoch" in page.locator("#task-1 .lead:visible").inner_text()
+    differences = traces(page, "[data-chart=differences]")
+    page.locator("#task-1 [data-rival]").select_option("adamw")
+    assert traces(page, "[data-chart=differences]") != differences
+
+
+def test_stepsizes_have_the_papers_form(opened):
+    page = opened()
+    panels = page.locator("#task-1 [data-panels=stepsizes] figure")
+    assert [text.strip() for text in panels.locator("h5").all_inner_texts()] == [
+        "aida",
+        "adamw",
+        "msvag",
+        "yogi",
+    ]
+    shapes = page.evaluate(
+        """[...document.querySelectorAll('#task-1 [data-panels=stepsizes] .chart')]
+           .map(({data, layout}) => [data.length, layout.shapes.map(({y0}) => y0), layout.yaxis.type])"""
+    )
+    assert shapes[0] == [4, [pytest.approx(316.2278, abs=1e-3)], "linear"]
+    assert shapes[1] == [4, [], "log"]
+    histograms = "[data-panels=histograms] .chart"
+    assert traces(page, histograms)[0]["y"] == pytest.approx([1 / 25, 24 / 25, 0])
+    page.locator("#task-1 [data-histogram]").fill("0")
+    assert traces(page, histograms)[0]["y"] == pytest.approx([1 / 4, 3 / 4, 0])
+
+
+def test_a_phone_needs_no_sideways_scrolling(opened):
+    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width == [360, 360]
+    small = page.evaluate(
+        """[...document.querySelectorAll('article button, article select, summary')]
+           .filter((each) => each.checkVisibility() && each.getBoundingClientRect().height < 24)
+           .map((each) => each.outerHTML)"""
+    )
+    assert small == []
+
+
+def luminance(colour: str) -> float:
+    channels = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_in_either_scheme(opened, scheme):
+    page = opened(color_scheme=scheme)
+
+    def contrast(selector: str) -> float:
+        ink, paper = page.evaluate(
+            """(selector) => [getComputedStyle(document.querySelector(selector)).color,
+               getComputedStyle(document.querySelector('#task-1 .card')).backgroundColor]""",
+            selector,
+        )
+        high, low = sorted((luminance(ink), luminance(paper)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    assert (luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) < 0.1) == (
+        scheme == "dark"
+    )
+    for selector in ("#task-1 td", "#task-1 .note", "#task-1 summary", "#task-1 .sort"):
+        assert contrast(selector) >= 4.5, selector
+    before = traces(page, CURVES, "mean")[0]["line"]["color"]
+    page.locator("#theme").click()
+    assert (
+        page.evaluate("document.documentElement.dataset.theme") == {"light": "dark", "dark": "light"}[scheme]
+    )
+    assert traces(page, CURVES, "mean")[0]["line"]["color"] != before
+
+
+def test_every_control_has_a_name_and_every_table_a_caption(opened):
+    page = opened(draw=False)
+    nameless = page.evaluate(
+        """[...document.querySelectorAll('button, select, input')].filter((each) =>
+             !(each.textContent.trim() || each.ariaLabel || each.labels?.length))
+           .map((each) => each.outerHTML)"""
+    )
+    assert nameless == []
+    assert page.evaluate("[...document.querySelectorAll('table')].every((each) => each.caption)")
+    assert page.evaluate("[...document.querySelectorAll('[role=img]')].every((each) => each.ariaLabel)")
