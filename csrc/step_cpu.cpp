@@ -4,48 +4,19 @@
 // not depend on who computed what, nor on the number of threads. Within a chunk, tiles small enough for the
 // first-level cache are brought into the type of the computation; a tensor that has it already is worked on in
 // place.
-#include <omp.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
 
+#include "chunks.hpp"
 #include "types.hpp"
 
 namespace {
 
-constexpr int64_t CHUNK = 32768;  // elements: 128 KiB a tensor, so that g and m of a chunk fit a second-level cache
 constexpr int TILE = 1024;
 // Sums of a tile run in this many lanes of at most 64 terms, so products of 1e36 do not overflow a float.
 constexpr int LANES = 16;
-
-enum Type : int32_t { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
-enum Mode : int32_t { ELEMENTWISE, PRE, POST };
-
-// One row of the table that src/aida/backends/cpu.py fills; the fields are equal in order and type.
-struct Layer {
-  void* p;
-  const void* g;
-  void* m;
-  void* v;
-  int64_t numel;
-  int64_t first_chunk;
-  double alpha, beta;
-  double inv_bias2, floor, eps_out, step_size;
-  double mean;  // of r^2 ("pre"; then, within apply, of u) or of u ("post")
-  Type p_type, g_type, m_type, v_type;
-  uint32_t key;  // of src/aida/backends/rounding.py
-  uint32_t unused;
-};
-
-struct Step {
-  double b1, b2, weight_decay, shrink, sign;
-  Mode mode;
-  int32_t variant;  // 0: every machine, 1: AVX2, 2: AVX-512; never more than the machine has
-  int32_t round_moments, round_p;  // whether bfloat16 is stored by random rounding
-};
 
 // The n elements from `at` on as T: in place where they are T, else in `buffer`.
 template <class T>
@@ -124,36 +95,61 @@ INLINE const T* gradient(const Layer& layer, const Step& s, int64_t at, int n, T
 }
 
 template <class T>
+INLINE const T* padded(const T* x, int n, T* buffer) {
+  if (x != buffer) std::copy_n(x, n, buffer);
+  std::fill(buffer + n, buffer + n + LANES - n % LANES, T(0));
+  return buffer;
+}
+
+template <class T>
 INLINE double total(const T* lanes) {
   double sum = 0;
   for (int j = 0; j < LANES; j++) sum += double(lanes[j]);
   return sum;
 }
 
-template <class T>
+// Sums of n elements, with the m that apply will write, to the letter: odd K subtracts nearly equal numbers.
+template <int which, class T>
+INLINE void sum_up(T b1, T c1, int n, const T* g, const T* m, T* gg, T* gm, T* mm, T* dd) {
+  for (int i = 0; i < n; i += LANES) {
+#pragma omp simd
+    for (int j = 0; j < LANES; j++) {
+      const T gi = g[i + j];
+      if (which & GG) gg[j] += gi * gi;
+      if (which == GG) continue;
+      const T mi = b1 * m[i + j] + c1 * gi, di = mi - gi;
+      if (which & GM) gm[j] += gi * mi;
+      if (which & MM) mm[j] += mi * mi;
+      if (which & DD) dd[j] += di * di;
+    }
+  }
+}
+
+template <int which, class T>
 INLINE void gram_of(const Layer& layer, const Step& s, int64_t begin, int64_t end, double* sums) {
   alignas(64) T g_buffer[TILE], m_buffer[TILE], p_buffer[TILE];
   const T b1 = T(s.b1), c1 = T(1 - s.b1);
   for (int64_t at = begin; at < end; at += TILE) {
-    const int n = int(std::min<int64_t>(TILE, end - at));
+    int n = int(std::min<int64_t>(TILE, end - at));
     const T* g = gradient(layer, s, at, n, g_buffer, p_buffer);
-    const T* m = load(layer.m, layer.m_type, at, n, m_buffer);
+    const T* m = which == GG ? nullptr : load(layer.m, layer.m_type, at, n, m_buffer);
+    if (n % LANES) {  // zeros up to whole lanes, which add nothing
+      g = padded(g, n, g_buffer);
+      if (m) m = padded(m, n, m_buffer);
+      n += LANES - n % LANES;
+    }
     alignas(64) T gg[LANES] = {}, gm[LANES] = {}, mm[LANES] = {}, dd[LANES] = {};
-    const int whole = n / LANES * LANES;
-    for (int i = 0; i < whole; i += LANES) {
-#pragma omp simd
-      for (int j = 0; j < LANES; j++) {
-        const T gi = g[i + j], mi = b1 * m[i + j] + c1 * gi, di = mi - gi;
-        gg[j] += gi * gi, gm[j] += gi * mi, mm[j] += mi * mi, dd[j] += di * di;
-      }
-    }
-    for (int i = whole; i < n; i++) {
-      const T gi = g[i], mi = b1 * m[i] + c1 * gi, di = mi - gi;
-      const int j = i - whole;
-      gg[j] += gi * gi, gm[j] += gi * mi, mm[j] += mi * mi, dd[j] += di * di;
-    }
+    sum_up<which>(b1, c1, n, g, m, gg, gm, mm, dd);
     sums[0] += total(gg), sums[1] += total(gm), sums[2] += total(mm), sums[3] += total(dd);
   }
+}
+
+template <class T>
+INLINE void gram_any(const Layer& l, const Step& s, int64_t begin, int64_t end, double* sums) {
+  if (s.sums == GG) return gram_of<GG, T>(l, s, begin, end, sums);
+  if (s.sums == DD) return gram_of<DD, T>(l, s, begin, end, sums);
+  if (s.sums == (GG | GM | MM)) return gram_of<GG | GM | MM, T>(l, s, begin, end, sums);
+  gram_of<GG | GM | MM | DD, T>(l, s, begin, end, sums);
 }
 
 template <class T>
@@ -280,7 +276,7 @@ struct Variant {
 
 #define VARIANT(name, target)                                                                            \
   target void gram_##name(const Layer& l, const Step& s, int64_t begin, int64_t end, double* sums) {     \
-    is_wide(l) ? gram_of<double>(l, s, begin, end, sums) : gram_of<float>(l, s, begin, end, sums);       \
+    is_wide(l) ? gram_any<double>(l, s, begin, end, sums) : gram_any<float>(l, s, begin, end, sums);     \
   }                                                                                                      \
   target void stepsize_##name(const Layer& l, const Step& s, int64_t begin, int64_t end, double* sums) { \
     is_wide(l) ? stepsize_of<double>(l, s, begin, end, sums) : stepsize_of<float>(l, s, begin, end, sums); \
@@ -312,69 +308,6 @@ int best_variant() { return 0; }
 
 const Variant& chosen(const Step& s) { return VARIANTS[std::min<int>(s.variant, best_variant())]; }
 
-int64_t chunks_of(const Layer& layer) { return (layer.numel + CHUNK - 1) / CHUNK; }
-
-// A run of a table's rows, cut into chunks.
-struct Run {
-  const Layer* layers;
-  int64_t count, chunks;
-  Run(const Layer* layers, int64_t count)
-      : layers(layers), count(count),
-        chunks(count ? layers[count - 1].first_chunk + chunks_of(layers[count - 1]) - layers[0].first_chunk : 0) {}
-
-  // body(layer, begin, end) for the chunk of this number, counted from 0.
-  template <class Body>
-  void chunk(int64_t number, Body body) const {
-    const int64_t at = layers[0].first_chunk + number;
-    auto after = [](int64_t chunk, const Layer& layer) { return chunk < layer.first_chunk; };
-    const Layer& layer = *(std::upper_bound(layers, layers + count, at, after) - 1);
-    const int64_t begin = (at - layer.first_chunk) * CHUNK;
-    body(layer, begin, std::min(begin + CHUNK, layer.numel));
-  }
-};
-
-// body(run, number of the chunk) for every chunk of both runs, mixed. The chunks of a run belong to the threads
-// in equal shares, and to the same threads when the run comes again: what gram has read, apply finds in its own
-// core's cache, where another core's costs more than memory. A thread that is done takes what others have left,
-// so that one that is kept from running does not hold up the step.
-template <class Body>
-void for_chunks(const Run& first, const Run& second, int threads, Body body) {
-  constexpr int MOST = 128;
-  struct alignas(64) Share {
-    std::atomic<int64_t> taken{0};
-  };
-  threads = std::min(threads, MOST);
-  Share shares[MOST];
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    const int me = omp_get_thread_num(), all = omp_get_num_threads();
-    for (int i = 0; i < all; i++) {
-      const int64_t owner = (me + i) % all;
-      const int64_t begin = owner * first.chunks / all, ones = (owner + 1) * first.chunks / all - begin;
-      const int64_t begin2 = owner * second.chunks / all, twos = (owner + 1) * second.chunks / all - begin2;
-      const int64_t most = ones + twos;
-      for (int64_t c; (c = shares[owner].taken++) < most;) {
-        const int64_t before = c * twos / most;
-        if ((c + 1) * twos / most > before)
-          body(second, begin2 + before);
-        else  // backwards: what the sums read last is still in the cache
-          body(first, begin + ones - 1 - (c - before));
-      }
-    }
-  }
-}
-
-// A layer's sums are its chunks' sums, added in order.
-void add_chunks(const Layer* layers, int64_t count, int columns, const double* partial, double* sums) {
-  for (int64_t i = 0; i < count; i++)
-    for (int j = 0; j < columns; j++) {
-      double sum = 0;
-      const int64_t first = layers[i].first_chunk - layers[0].first_chunk;
-      for (int64_t c = first; c < first + chunks_of(layers[i]); c++) sum += partial[c * columns + j];
-      sums[i * columns + j] = sum;
-    }
-}
-
 }  // namespace
 
 extern "C" {
@@ -390,26 +323,30 @@ void aida_advance(float* const* counters, int64_t count, double* counts) {
   for (int64_t i = 0; i < count; i++) counts[i] = double(*counters[i] += 1);
 }
 
+// sums [count, 4]; partial [chunks, 4] is room to work in.
+void aida_gram(const Layer* layers, int64_t count, const Step* s, int threads, double* partial, double* sums) {
+  const auto gram = chosen(*s).gram;
+  for_chunks({layers, count}, threads, [=](const Layer& layer, int64_t c, int64_t begin, int64_t end) {
+    std::fill_n(partial + 4 * c, 4, 0.0);
+    gram(layer, *s, begin, end, partial + 4 * c);
+  });
+  add_chunks(layers, count, 4, partial, sums);
+}
+
 // sums [count]; partial [chunks] is room to work in.
 void aida_stepsize_sum(const Layer* layers, int64_t count, const Step* s, int threads, double* partial,
                        double* sums) {
   const auto stepsize = chosen(*s).stepsize;
-  for_chunks({nullptr, 0}, {layers, count}, threads, [=](const Run& run, int64_t c) {
+  for_chunks({layers, count}, threads, [=](const Layer& layer, int64_t c, int64_t begin, int64_t end) {
     partial[c] = 0;
-    run.chunk(c, [=](const Layer& layer, int64_t begin, int64_t end) {
-      stepsize(layer, *s, begin, end, partial + c);
-    });
+    stepsize(layer, *s, begin, end, partial + c);
   });
   add_chunks(layers, count, 1, partial, sums);
 }
 
-// Applies the first layers and sums up the second, either of which may be none: sums [summed, 4], with
-// partial [chunks, 4] as room to work in. Their chunks are mixed, since apply waits for memory to be written
-// and gram for it to be read, and the two hardly hinder each other.
-void aida_apply_and_gram(Layer* to_apply, int64_t applied, const Step* s, const Layer* to_sum, int64_t summed,
-                         const Step* s_sum, int threads, double* partial, double* sums) {
-  if (applied && s->mode == PRE)
-    for (Layer* l = to_apply; l != to_apply + applied; l++) {
+void aida_apply(Layer* layers, int64_t count, const Step* s, int threads) {
+  if (s->mode == PRE)
+    for (Layer* l = layers; l != layers + count; l++) {
       auto update = [&](auto* v) {
         const double vi = s->b2 * double(*v) + (1 - s->b2) * l->mean;
         *v = static_cast<std::remove_reference_t<decltype(*v)>>(vi);
@@ -417,15 +354,9 @@ void aida_apply_and_gram(Layer* to_apply, int64_t applied, const Step* s, const 
       };
       l->v_type == FLOAT64 ? update(static_cast<double*>(l->v)) : update(static_cast<float*>(l->v));
     }
-  const Variant& variant = chosen(applied ? *s : *s_sum);
-  const Run apply(to_apply, applied), gram(to_sum, summed);
-  for_chunks(apply, gram, threads, [&](const Run& run, int64_t c) {
-    run.chunk(c, [&](const Layer& layer, int64_t begin, int64_t end) {
-      if (&run == &apply) return variant.apply(layer, *s, begin, end);
-      std::fill_n(partial + 4 * c, 4, 0.0);
-      variant.gram(layer, *s_sum, begin, end, partial + 4 * c);
-    });
+  const auto apply = chosen(*s).apply;
+  for_chunks({layers, count}, threads, [=](const Layer& layer, int64_t, int64_t begin, int64_t end) {
+    apply(layer, *s, begin, end);
   });
-  if (summed) add_chunks(to_sum, summed, 4, partial, sums);
 }
 }

@@ -29,6 +29,13 @@ def residual_square(alpha, beta, gg, gm, dd):
     return (total + abs(total)) / 2
 
 
+def sums_needed(constant, pooled):
+    """Which of gg, gm, mm, dd a step asks for: `constant` (alpha, beta) or None; whether <r, r> is wanted."""
+    if constant is None:
+        return ("gg", "gm", "mm", "dd") if pooled else ("gg", "gm", "mm")
+    return {GRADIENT: ("gg",), BELIEF: ("dd",)}[constant] if pooled else ()
+
+
 def stepsize_cap(eps, b2):
     """The largest stepsize u that eps allows, sqrt((1-b2)/eps): 316.23 for the defaults."""
     return ((1 - b2) / eps) ** 0.5

@@ -77,28 +77,6 @@ def test_results_do_not_depend_on_threads():
         assert all(torch.equal(a, b) for a, b in zip(seen[0], other, strict=True))
 
 
-def test_waves_change_nothing(monkeypatch):
-    def make():
-        return torch.randn(40, 30), torch.randn(40, 30)
-
-    def run():
-        torch.manual_seed(0)
-        params = [torch.nn.Parameter(make()[0]) for _ in range(7)]
-        optimizer = aida.LAida(params, lr=1e-2, fused=True)
-        for _ in range(3):
-            for p in params:
-                p.grad = make()[1]
-            optimizer.step()
-        return params
-
-    whole = run()
-    monkeypatch.setattr(cpu, "_cache_bytes", lambda: 2 * 2 * 1200 * 8 + 1)
-    layers = layers_of([1200] * 7)
-    cpu.prepare(layers)
-    assert [(w.start, w.stop) for w in cpu.waves(layers)] == [(0, 2), (2, 4), (4, 6), (6, 7)]
-    assert all(torch.equal(a, b) for a, b in zip(whole, run(), strict=True))
-
-
 ODD = {
     "unaligned": lambda: (torch.randn(101)[1:], torch.randn(103)[3:]),
     "gradient of other strides": lambda: (torch.randn(6, 5), torch.randn(5, 6).t()),

@@ -12,13 +12,14 @@ All in float32 or float64, from the unrounded m and v; rounding.py tells how bfl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 Scalar = float | Tensor
 Column = list[Any] | Tensor  # one number a layer: Python's, or a tensor [L] where a step must not sync
+SUMS = ("gg", "gm", "mm", "dd")  # gram's columns
 Coefficients = tuple[Any, Any]  # alpha and beta: two floats for all layers, or two arrays of shape [L]
 
 
@@ -35,11 +36,7 @@ class Layers:
     m: list[Tensor]
     v: list[Tensor]
     numel: list[int]
-    prepared: Any = None  # a backend's own, kept between the functions of one step
-
-    def __getitem__(self, part: slice) -> Layers:
-        prepared = None if self.prepared is None else self.prepared[part]
-        return Layers(self.p[part], self.g[part], self.m[part], self.v[part], self.numel[part], prepared)
+    prepared: Any = None  # a backend's own, kept while the layers stay
 
 
 @dataclass(slots=True)
@@ -58,32 +55,21 @@ class Scalars:
     step_size: Column
     keys: Column | None = None  # of rounding.py, integers; None where no tensor is rounded at random
     round_p: bool = False  # bfloat16 parameters too, not the moments alone
+    sums: tuple[str, ...] = SUMS  # those of gram that the rule asks for; a backend may leave the others 0
     # As GradScaler leaves them, 0-dim and on the device; given only to a backend that has UNSCALES.
     grad_scale: Tensor | None = None  # divides g as it is read; the gradient itself is not written
     found_inf: Tensor | None = None  # above 0: nothing is written
-
-    def __getitem__(self, part: slice) -> Scalars:
-        return replace(
-            self,
-            inv_bias2=self.inv_bias2[part],
-            floor=self.floor[part],
-            eps_out=self.eps_out[part],
-            step_size=self.step_size[part],
-            keys=None if self.keys is None else self.keys[part],
-        )
 
 
 class Backend(Protocol):
     """Three functions; sums are accumulated in float64 where the device has it, else in float32.
 
-    It may have more: prepare(layers) checks the tensors before anything is written; advance(counters) adds 1
-    to step counters and returns the counts as floats, or None if it left them alone; waves(layers) gives the
-    slices that had better be stepped one after the other, by apply_and_gram(layers, coefficients, total, s,
-    following), which returns the sums of the `following` (layers, s), if any.
+    It may have two more: prepare(layers) checks the tensors before anything is written; advance(counters)
+    adds 1 to step counters and returns the counts as floats, or None if it left them alone.
     """
 
     def gram(self, layers: Layers, s: Scalars) -> Any:
-        """Sums [L, 4] over each layer: gg, gm, mm, dd of the updated m. Writes nothing."""
+        """Sums [L, 4] over each layer: gg, gm, mm, dd of the updated m, s.sums at least. Writes nothing."""
         ...
 
     def stepsize_sum(self, layers: Layers, coefficients: Coefficients, s: Scalars) -> Any:

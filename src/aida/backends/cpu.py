@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import Coefficients, Layers, Scalars
+from .contract import SUMS, Coefficients, Layers, Scalars
 
 LIBRARY = Path(os.environ.get("AIDA_CPU_LIBRARY") or Path(__file__).with_name("_step_cpu.so"))
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -35,7 +35,10 @@ LAYER = np.dtype([(name, kind) for kind, names in _FIELDS.items() for name in na
 class Step(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_double) for name in ("b1", "b2", "weight_decay", "shrink", "sign")),
-        *((name, ctypes.c_int32) for name in ("mode", "variant", "round_moments", "round_p")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("mode", "variant", "round_moments", "round_p", "sums", "unused")
+        ),
     )
 
 
@@ -51,9 +54,6 @@ class Prepared:
     pooled: bool  # v is one number a layer
     addresses: dict[str, list[int]] = field(default_factory=dict)
     strides: list[tuple[int, ...]] = field(default_factory=list)
-
-    def __getitem__(self, part: slice) -> Prepared:
-        return Prepared(self.rows[part], self.copies[part], self.pooled)
 
     def again(self, layers: Layers) -> bool:
         """Whether p, m and v are where they were, and gradients, whose rows are filled, lie as p does."""
@@ -80,19 +80,6 @@ def reason(dtype: torch.dtype, device: torch.device | None = None) -> str | None
         return f"the CPU kernel has no {dtype}"
     found = _library()
     return found if isinstance(found, str) else None
-
-
-def waves(layers: Layers) -> list[slice]:
-    """Runs of layers whose g and m fill half the last-level cache: apply finds there what gram has read."""
-    limit, found, start, size = _cache_bytes() // 2, [], 0, 0
-    width = layers.m[0].element_size() + layers.g[0].element_size() if layers.m else 0
-    for i, numel in enumerate(layers.prepared.rows["numel"].tolist()):
-        if size + numel * width > limit and size:
-            found.append(slice(start, i))
-            start, size = i, 0
-        size += numel * width
-    found.append(slice(start, len(layers.p)))
-    return found
 
 
 def prepare(layers: Layers) -> None:
@@ -135,61 +122,34 @@ def advance(counters: list[Tensor]) -> list[float] | None:
 
 
 def gram(layers: Layers, s: Scalars) -> np.ndarray:
-    rows = _prepared(layers).rows
-    room, sums = _room(rows, 4)
-    nothing = None, 0, None
-    summed = _address(rows), len(rows), _step(s)
-    _kernel().aida_apply_and_gram(*nothing, *summed, _threads(rows), _address(room), _address(sums))
-    return sums
+    return _sums(_kernel().aida_gram, layers, s, 4)
 
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> np.ndarray:
     _fill(layers, coefficients, s)
-    rows = _prepared(layers).rows
-    room, sums = _room(rows, 1)
-    arguments = _address(rows), len(rows), _step(s), _threads(rows), _address(room), _address(sums)
-    _kernel().aida_stepsize_sum(*arguments)
-    return sums[:, 0]
+    return _sums(_kernel().aida_stepsize_sum, layers, s, 1)[:, 0]
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
-    apply_and_gram(layers, coefficients, total, s, None)
-
-
-def apply_and_gram(
-    layers: Layers,
-    coefficients: Coefficients,
-    total: Any,
-    s: Scalars,
-    following: tuple[Layers, Scalars] | None,
-) -> np.ndarray | None:
-    """apply, and at the same time gram of the following layers: one reads while the other writes."""
     _fill(layers, coefficients, s)
     rows = _prepared(layers).rows
     if s.layerwise:
         rows["mean"] = np.asarray(total) / layers.numel
-    applied = _address(rows), len(rows), _step(s)
-    if following is None:
-        _kernel().aida_apply_and_gram(*applied, None, 0, None, _threads(rows), None, None)
-        sums = None
-    else:
-        next_rows = _prepared(following[0]).rows
-        room, sums = _room(next_rows, 4)
-        summed = _address(next_rows), len(next_rows), _step(following[1])
-        _kernel().aida_apply_and_gram(*applied, *summed, _threads(rows), _address(room), _address(sums))
+    _kernel().aida_apply(_address(rows), len(rows), _step(s), _threads(rows))
     for tensors in (layers.p, layers.m, layers.v):
         torch.autograd.graph.increment_version(tensors)
     for pairs in _prepared(layers).copies:
         for tensor, copy in pairs:
             if tensor is not None:
                 tensor.copy_(copy)
+
+
+def _sums(function: Callable[..., None], layers: Layers, s: Scalars, columns: int) -> np.ndarray:
+    rows = _prepared(layers).rows
+    sums = np.empty((len(rows), columns))
+    room = np.empty((len(rows) + int(rows["numel"].sum()) // _chunk(), columns))
+    function(_address(rows), len(rows), _step(s), _threads(rows), _address(room), _address(sums))
     return sums
-
-
-def _room(rows: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Room for the sums of chunks, and for those of layers."""
-    chunks = len(rows) + int(rows["numel"].sum()) // _chunk()
-    return np.empty((chunks, columns)), np.empty((len(rows), columns))
 
 
 def _prepared(layers: Layers) -> Prepared:
@@ -216,7 +176,8 @@ def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
 def _step(s: Scalars) -> Step:
     numbers = s.b1, s.b2, s.weight_decay, float(s.shrink), s.sign
     at_random = s.keys is not None
-    return Step(*numbers, MODES[s.layerwise], _variant(), at_random, at_random and s.round_p)
+    sums = sum(1 << i for i, name in enumerate(SUMS) if name in s.sums)
+    return Step(*numbers, MODES[s.layerwise], _variant(), at_random, at_random and s.round_p, sums)
 
 
 def _plain(name: str, tensors: list[Tensor], numel: list[int]) -> bool:
@@ -306,12 +267,9 @@ def _library() -> ctypes.CDLL | str:
     address, count = ctypes.c_void_p, ctypes.c_int64
     signatures = {
         "aida_advance": (address, count, address),
-        "aida_apply_and_gram": (
-            *(address, count, ctypes.POINTER(Step)),
-            *(address, count, ctypes.POINTER(Step)),
-            *(ctypes.c_int, address, address),
-        ),
+        "aida_gram": (address, count, ctypes.POINTER(Step), ctypes.c_int, address, address),
         "aida_stepsize_sum": (address, count, ctypes.POINTER(Step), ctypes.c_int, address, address),
+        "aida_apply": (address, count, ctypes.POINTER(Step), ctypes.c_int),
     }
     for name, arguments in signatures.items():
         function = getattr(library, name)
@@ -339,16 +297,3 @@ def _chunk() -> int:
 def _variant() -> int:
     """The widest instruction set of this machine: 0 any, 1 AVX2, 2 AVX-512."""
     return _kernel().aida_best_variant()
-
-
-@cache
-def _cache_bytes() -> int:
-    """The last-level cache; AIDA_CACHE_BYTES stands in for it."""
-    if given := os.environ.get("AIDA_CACHE_BYTES"):
-        return int(given)
-    # sysconf is no help: some machines report the sum over all sockets' caches there.
-    for index in (3, 2):
-        path = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size")
-        if path.exists():
-            return int(path.read_text().strip().removesuffix("K")) * 1024
-    return 8 << 20

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from .. import family, sharding
 from ..backends.choose import choose
 from .gather import MOMENTS, Gathered, gather, may_be_kept
-from .step import Part, advance, check_unscales, run, run_in_waves, scalars, unscales
+from .step import Part, advance, check_unscales, run, scalars, unscales
 from .validate import FOREIGN_KEYS, check_group, check_keys
 
 
@@ -166,7 +166,7 @@ class Layerwise(Optimizer):
 
     def _step_by_part(self) -> None:
         for part in self._all_parts():
-            run_in_waves(part)
+            run([part])
 
     def _sharded_step(self) -> None:
         """All layers at once: one message per process group, which every rank sends, gradients or not."""
@@ -229,6 +229,7 @@ class Layerwise(Optimizer):
         coefficients = self.rule if isinstance(self.rule, tuple) else family.BELIEF  # what K=0 leaves
         rule: Any = self.rule
         project = partial(rule, K=group["K"], xi=group["xi"]) if self._projects(group) else None
+        sums = family.sums_needed(None if project else coefficients, group.get("layerwise") == "pre")
         grad_scale, found_inf = (getattr(self, name, None) for name in ("grad_scale", "found_inf"))
         for found in self._gathered_layers(group, first):
             layers, steps = found.layers, found.steps
@@ -241,7 +242,7 @@ class Layerwise(Optimizer):
                 prepare(layers)
             counts = advance(steps, group, backend, found_inf)
             s = scalars(counts, found.numbers, group, eps_outside=self.eps_outside)
-            s.grad_scale, s.found_inf = grad_scale, found_inf
+            s.grad_scale, s.found_inf, s.sums = grad_scale, found_inf, sums
             yield Part(found.params, layers, s, backend, project, coefficients)
             found.release()
 

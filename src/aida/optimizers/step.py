@@ -33,18 +33,6 @@ class Part:
     def needs_gram(self) -> bool:
         return self.project is not None or self.scalars.layerwise == "pre"
 
-    def waves(self) -> list[Part]:
-        """The part in pieces that a cache holds until their second pass; whole if it takes one pass only."""
-        waves = getattr(self.backend, "waves", None)
-        pieces = waves(self.layers) if waves and self.needs_gram else []
-        if len(pieces) < 2:
-            return [self]
-        backend, project, coefficients = self.backend, self.project, self.coefficients
-        return [
-            Part(self.params[i], self.layers[i], self.scalars[i], backend, project, coefficients)
-            for i in pieces
-        ]
-
     def gram(self) -> Any:
         return self.backend.gram(self.layers, self.scalars) if self.needs_gram else None
 
@@ -72,22 +60,6 @@ def run(parts: list[Part], whole_gram: Whole | None = None, whole_stepsizes: Who
         whole_stepsizes([(parts[i].params, rules[i][1]) for i in post])
     for part, (coefficients, total) in zip(parts, rules, strict=True):
         part.apply(coefficients, total)
-
-
-def run_in_waves(part: Part) -> None:
-    """Step a part whose layers are whole; while one wave is written, the next one's sums are taken."""
-    waves = part.waves()
-    if len(waves) == 1:
-        run(waves)
-        return
-    backend: Any = part.backend
-    gram = waves[0].gram()
-    for wave, following in zip(waves, [*waves[1:], None], strict=True):
-        coefficients, total = _rule(wave, gram)
-        if wave.scalars.layerwise == "post":
-            total = wave.stepsize_sum(coefficients)
-        after = (following.layers, following.scalars) if following else None
-        gram = backend.apply_and_gram(wave.layers, coefficients, total, wave.scalars, after)
 
 
 def _rule(part: Part, gram: Any) -> tuple[Coefficients, Any]:
