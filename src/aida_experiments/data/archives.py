@@ -60,6 +60,8 @@ def _deb_members(archive: Path, wanted: Callable[[str], bool]) -> Members:
         start += AR_HEADER
         # Name and decimal size have fixed columns; members begin at even offsets.
         name, size = header[:16].decode().strip().rstrip("/"), int(header[48:58])
+        if len(content) < start + size:
+            raise ValueError("it is truncated")
         if name.startswith("data.tar"):
             yield from _tar_members(io.BytesIO(content[start : start + size]), wanted)
             return

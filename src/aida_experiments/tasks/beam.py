@@ -19,7 +19,7 @@ def beam_search(
     padding: int,
     longest: int,
     device: Any,
-    length_power: float = 0.6,
+    length_power: float = 1.0,
 ) -> list[list[int]]:
     """Each sentence's best words by log-probability / length^length_power, without begin and end.
 

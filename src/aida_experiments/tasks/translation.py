@@ -32,7 +32,7 @@ class Translation:
 
     Pairs of over `max_length` pieces are not trained on. Batches hold sentences of like length. Label
     smoothing in training only; perplexity and token accuracy given the true words before; BLEU (sacrebleu,
-    13a, lower-cased) by beam search after the last epoch, beside that of the source copied as it is.
+    13a, lower-cased) by beam search after the last epoch.
     Learning rate factor of step n = 1, 2, …: min((n/warmup)^-1/2, n/warmup); the recipe's lr is the highest.
     """
 
@@ -105,7 +105,7 @@ class Translation:
             correct += ((logits.argmax(1) == words) & (words != PADDING)).sum()
             seen += int((words != PADDING).sum())
         loss = total.double() / seen
-        return {"loss": loss.item(), "perplexity": loss.exp().item(), "accuracy": correct.item() / seen}
+        return {"loss": loss.item(), "perplexity": loss.exp().item(), "token_accuracy": correct.item() / seen}
 
     def eval_batches(self, split: str, device: Any) -> Iterator[tuple[list[int], Batch]]:
         """Batches of like length, with the numbers of their pairs."""
@@ -124,15 +124,16 @@ class Translation:
             return {}
         measures = {}
         for split in self.splits:
-            translated = self.translate(model, split, device)
-            sources, references = zip(*(self.pairs[split][i] for i in translated), strict=True)
-            hypotheses = list(translated.values())
-            measures[f"{split}_bleu"] = bleu(hypotheses, references)
-            measures[f"{split}_copy_bleu"] = bleu(sources, references)
-            if split == self.splits[-1]:
-                texts = zip(sources, references, hypotheses, strict=True)
-                write_text(folder / "translations.txt", "\n".join("\n".join(three) + "\n" for three in texts))
+            found = self.translate(model, split, device)
+            sources, references = zip(*(self.pairs[split][i] for i in found), strict=True)
+            measures[f"{split}_bleu"] = bleu(found.values(), references)
+            texts = [f"{s}\n{r}\n{h}\n" for s, r, h in zip(sources, references, found.values(), strict=True)]
+        write_text(folder / "translations.txt", "\n".join(texts))
         return measures
+
+    def copy_bleu(self, split: str) -> float:
+        """The floor: BLEU of the sources, copied as they are."""
+        return bleu(*zip(*self.pairs[split], strict=True))
 
     def translate(self, model: nn.Module, split: str, device: Any) -> dict[int, str]:
         """Beam search's translation of each pair, by its number, in order."""
@@ -167,7 +168,7 @@ def padded(pairs: Sequence[Encoded], device: Any) -> Batch:
     return source.to(device), target.to(device)
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+def bleu(hypotheses: Iterable[str], references: Iterable[str]) -> float:
     from sacrebleu import corpus_bleu
 
     return corpus_bleu(list(hypotheses), [list(references)], lowercase=True).score
