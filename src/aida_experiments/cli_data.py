@@ -21,7 +21,7 @@ Names = Annotated[
 
 @app.command("list")
 def list_() -> None:
-    """Every data set, whether it is in the cache folder ($AIDA_DATA, by default ~/.cache/aida), and its size."""
+    """Every data set, and whether it is in the cache folder: $AIDA_DATA, by default ~/.cache/aida."""
     from aida_experiments.data.catalogue import DATA_SETS
 
     table = Table("name", "data set", "content", "licence as stated", "here")
@@ -58,7 +58,8 @@ def _check(names: Sequence[str]) -> None:
                 found = data.load()
             if data.counts and found != data.counts:
                 raise UserError(
-                    f"{name} has {found} {data.unit}, not {dict(data.counts)}: delete its folder, fetch it again."
+                    f"{name} has {found} {data.unit}, not {dict(data.counts)}: "
+                    f"delete its folder and fetch it again."
                 )
             counted = ", ".join(f"{count:,} {split}" for split, count in found.items())
             console.print(f"{name}: {counted} {data.unit}", highlight=False, soft_wrap=True)

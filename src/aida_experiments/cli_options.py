@@ -118,7 +118,7 @@ class RunOptions:
         devices = self.devices or launch.devices_here() or 1
         if launch.devices_here() not in (None, devices):
             raise UserError(
-                f"--devices {devices} is not torchrun's {launch.devices_here()} processes a machine: leave it out."
+                f"--devices {devices} is not torchrun's {launch.devices_here()} processes: leave it out."
             )
         if self.strategy and devices == 1:
             raise UserError(f"--strategy {self.strategy} needs several --devices, for example --devices 2.")

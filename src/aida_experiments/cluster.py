@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from aida_experiments.errors import UserError
@@ -23,13 +24,21 @@ def run_on_ray(jobs: list[Job], address: str, watch: Watch) -> None:
     if address != "local":
         options = {"log_to_driver": False, "logging_level": "error"}
     try:
+        _knock(address)
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address!r} ({error}): give its address, or local.") from error
     try:
         _run(ray, jobs, watch)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody is there, for which Ray itself waits minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _run(ray: Any, jobs: list[Job], watch: Watch) -> None:

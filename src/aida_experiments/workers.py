@@ -79,7 +79,7 @@ def run_in_workers(jobs: list[Job], workers: int, watch: Watch) -> None:
             worker.end()
     if lost:
         raise UserError(
-            f"{', '.join(lost)}: the process died {RETRIES + 1} times without an epoch in between; "
+            f"{', '.join(lost)}: the process died {RETRIES + 1} time(s) without an epoch in between; "
             f"if memory is short, use fewer --workers, then --resume."
         )
 

@@ -1,0 +1,192 @@
+"""Runs in worker processes and on a cluster: the same rows, whatever dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from aida_experiments import jobs, workers
+from aida_experiments.errors import UserError
+from aida_experiments.jobs import Job, Progress, execute
+from aida_experiments.runs import read_json_lines
+
+EPOCHS = 12
+pytestmark = pytest.mark.timeout(400)  # Processes start slowly on a busy machine.
+
+
+def job(folder: Path, optimizer: str = "aida", *, seed: int = 0, epochs: int = EPOCHS, **config) -> Job:
+    return Job(
+        folder / optimizer / f"seed-{seed}",
+        {
+            "task": "digits", "preset": "small", "model": "mlp", "optimizer": optimizer,
+            "settings": {"lr": 1e-3}, "seed": seed, "epochs": epochs, "batch_size": 32, "limit_batches": 2,
+            "device": "cpu", "precision": "32", "threads": 1, "devices": 1, "strategy": None, **config,
+        },
+    )  # fmt: skip
+
+
+class Recorder:
+    """A Watch that remembers, and calls `on_epoch` at every new epoch of a job."""
+
+    def __init__(self, on_epoch=lambda number, epoch: None) -> None:
+        self.statuses: dict[int, str] = {}
+        self.epochs: dict[int, int] = {}
+        self.on_epoch = on_epoch
+
+    def progress(self, job: int, progress: Progress) -> None:
+        if progress.epoch > self.epochs.get(job, 0):
+            self.epochs[job] = progress.epoch
+            self.on_epoch(job, progress.epoch)
+
+    def ended(self, job: int, status: str) -> None:
+        self.statuses[job] = status
+
+
+def rows(job: Job) -> bytes:
+    return (job.folder / "rows.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, bytes]:
+    """What one process gets, one run after another."""
+    folder = tmp_path_factory.mktemp("alone")
+    here = [job(folder, name, epochs=EPOCHS) for name in ("aida", "sgd")]
+    jobs.run_here(here, Recorder())
+    return {each.config["optimizer"]: rows(each) for each in here}
+
+
+@pytest.mark.distributed
+def test_workers_killed_at_work_are_replaced_and_lose_nothing(alone, tmp_path):
+    """All are killed at one's second epoch, in the middle of whatever they do."""
+    killed: list[int | None] = []
+
+    def kill(number: int, epoch: int) -> None:
+        if epoch >= 2 and not killed:
+            for process in multiprocessing.active_children():
+                killed.append(process.pid)
+                os.kill(process.pid or 0, signal.SIGKILL)
+
+    watch = Recorder(kill)
+    asked = [job(tmp_path, "aida"), job(tmp_path, "sgd"), job(tmp_path, "sgd", seed=1)]
+    workers.run_in_workers(asked, 2, watch)
+    assert killed
+    assert watch.statuses == {0: "finished", 1: "finished", 2: "finished"}
+    assert rows(asked[0]) == alone["aida"]
+    assert rows(asked[1]) == alone["sgd"] != rows(asked[2])
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.distributed
+def test_a_job_that_always_dies_is_given_up_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "RETRIES", 0)
+    monkeypatch.setattr(workers, "serve", die)
+    with pytest.raises(UserError, match=r"aida seed 0 \(exit code 3\): the process died 1 time"):
+        workers.run_in_workers([job(tmp_path)], 1, Recorder())
+
+
+def die(pipe) -> None:
+    pipe.recv()
+    os._exit(3)
+
+
+@pytest.mark.distributed
+def test_what_a_person_can_put_right_comes_out_of_a_worker_whole(tmp_path):
+    execute(job(tmp_path, epochs=1))
+    with pytest.raises(UserError, match="its epochs is 1, not 2"):
+        workers.run_in_workers([job(tmp_path, epochs=2)], 1, Recorder())
+    assert not multiprocessing.active_children()
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "PATIENCE", 0.1)
+    one = job(tmp_path, epochs=1)
+    with jobs._alone(one.folder), pytest.raises(UserError, match="another process trains in"):
+        execute_in_thread(one)
+    assert execute(one) == "finished"
+
+
+def execute_in_thread(one: Job) -> None:
+    """A lock belongs to its file handle, so a second one is refused within a process too."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            execute(one)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    for error in errors:
+        raise error
+
+
+def test_epochs_for_tensorboard(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    one = job(tmp_path, epochs=2)
+    execute(Job(one.folder, one.config, tensorboard=True))
+    events = accumulator.EventAccumulator(str(one.folder / "tensorboard"))
+    events.Reload()
+    written = {row["epoch"]: row["validation_accuracy"] for row in read_json_lines(one.folder / "rows.jsonl")
+               if row["kind"] == "epoch"}  # fmt: skip
+    scalars = events.Scalars("validation/accuracy")
+    assert {event.step: event.value for event in scalars} == pytest.approx(written)
+    assert "stepsize/01-mean" in events.Tags()["scalars"]
+
+
+def ray_workers() -> list[int]:
+    """The processes of this machine that carry out a Ray task."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if name.startswith(b"ray::execute"):
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds Ray's workers in /proc")
+def test_ray_starts_a_killed_worker_anew(alone, tmp_path):
+    pytest.importorskip("ray")
+    from aida_experiments.cluster import run_on_ray
+
+    killed: list[int] = []
+    stop = threading.Event()
+
+    def kill_first() -> None:
+        while not killed and not stop.wait(0.002):
+            begun = list(tmp_path.rglob("checkpoint.pt"))
+            for pid in ray_workers() if begun else ():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    killer = threading.Thread(target=kill_first)
+    killer.start()
+    watch = Recorder()
+    asked = [job(tmp_path, "aida"), job(tmp_path, "sgd")]
+    try:
+        run_on_ray(asked, "local", watch)
+    finally:
+        stop.set()
+        killer.join()
+    assert killed
+    assert watch.statuses == {0: "finished", 1: "finished"}
+    assert (rows(asked[0]), rows(asked[1])) == (alone["aida"], alone["sgd"])
+
+
+@pytest.mark.distributed
+def test_no_cluster_is_one_sentence(tmp_path):
+    pytest.importorskip("ray")
+    from aida_experiments.cluster import run_on_ray
+
+    with pytest.raises(UserError, match="no Ray cluster at '127.0.0.1:1'"):
+        run_on_ray([job(tmp_path)], "127.0.0.1:1", Recorder())
