@@ -11,6 +11,8 @@ from torch import Tensor
 from . import rounding
 from .contract import Coefficients, Column, Layers, Scalars
 
+MANY = 1 << 14  # elements
+
 
 def gram(layers: Layers, s: Scalars) -> Tensor:
     g = _gradient(layers, s)
@@ -24,7 +26,7 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tens
     g = _gradient(layers, s)
     m = _momentum(_fresh(layers.m, layers), g, s)
     v = _variance(_fresh(layers.v, layers), _residual_square(coefficients, g, m), s)
-    return torch.stack([u.sum(dtype=_sum_dtype(u)) for u in _stepsize(v, s)])
+    return torch.stack([_sum(u) for u in _stepsize(v, s)])
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
@@ -96,7 +98,17 @@ def _column(column: Column) -> list[float] | list[Tensor]:
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([torch.sum(x * y, dtype=_sum_dtype(x)) for x, y in zip(a, b, strict=True)])
+    return torch.stack([_sum(x * y) for x, y in zip(a, b, strict=True)])
+
+
+def _sum(x: Tensor) -> Tensor:
+    """In float64, but for runs of 64: a CPU takes 12 times as long to widen every element, measured."""
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    if x.numel() < MANY:
+        return x.sum(dtype=wide)
+    x = x.reshape(-1)
+    whole = x.numel() // 64 * 64
+    return x[:whole].view(-1, 64).sum(1).sum(dtype=wide) + x[whole:].sum(dtype=wide)
 
 
 def _fresh(tensors: list[Tensor], layers: Layers) -> list[Tensor]:
@@ -114,7 +126,3 @@ def _store(to: list[Tensor], tensors: list[Tensor]) -> None:
     changed = [(x, w) for x, w in zip(to, tensors, strict=True) if x is not w]
     if changed:
         torch._foreach_copy_([x for x, _ in changed], [w for _, w in changed])
-
-
-def _sum_dtype(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64
