@@ -106,6 +106,6 @@ def _warn_where_eps_underflows(group: Mapping[str, Any]) -> None:
             warnings.warn(
                 f"eps={group['eps']} underflows: the step is computed in {dtype}, where eps/(1-beta2)="
                 f"{floor:.1e} is below the smallest normal number, {tiny:.1e}; use a larger eps",
-                stacklevel=5,
+                stacklevel=6,
             )
             return
