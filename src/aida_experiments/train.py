@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -16,7 +16,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from aida.monitor import layer_stepsizes
 from aida_experiments.clock import StepClock
@@ -68,10 +67,8 @@ def train(
         name: Part.build(fabric, raw.get_submodule(name), optimizer, settings, task.clip_norm)
         for name in task.parts
     }
-    schedules = {
-        name: LambdaLR(part.optimizer, lambda step: task.lr_factor(step, steps, epochs))
-        for name, part in parts.items()
-    }
+    optimizers = [part.optimizer for part in parts.values()]
+    schedule = Schedule(optimizers, lambda step: task.lr_factor(step, steps, epochs))
     model = parts[""].model if "" in parts else nn.ModuleDict({n: p.model for n, p in parts.items()})
 
     state = run.load()
@@ -80,7 +77,7 @@ def train(
     if state:
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
-            schedules[name].load_state_dict(state["schedules"][name])
+        schedule.set(state["batches"])
         data_order.set_state(state["data_order"])
         set_own_random_states(fabric, state["random"])
     kept = len(rows)
@@ -90,10 +87,10 @@ def train(
     diverged = bool(rows) and rows[-1]["kind"] == "diverged"
     for epoch in range(done + 1, 0 if diverged else epochs + 1):
         start, clock, losses = time.perf_counter(), StepClock(fabric.device), Means()
-        lr = next(iter(parts.values())).optimizer.param_groups[0]["lr"]
+        lr = optimizers[0].param_groups[0]["lr"]
         model.train()
         whole = task.train_batches(data_order, fabric.device)
-        feed = Feed(whole, fabric, schedules.values(), partial(on_batch, epoch))
+        feed = Feed(whole, fabric, schedule, partial(on_batch, epoch))
         for name, loss in task.losses(model, feed):
             weighted = loss if feed.weight == 1 else loss * feed.weight
             parts[name].step(weighted, clock)
@@ -112,7 +109,7 @@ def train(
         state = {
             "epoch": epoch,
             "parts": {name: part.state_dict() for name, part in parts.items()},
-            "schedules": {name: schedule.state_dict() for name, schedule in schedules.items()},
+            "batches": schedule.batches,
             "data_order": data_order.get_state(),
             "random": all_random_states(fabric),
         }
@@ -162,6 +159,21 @@ class Part:
         set_states(self.fabric, self.raw, self.optimizer, state)
 
 
+class Schedule:
+    """The learning rates after so many `batches` in all; of all optimizers, stepped at that batch or not."""
+
+    def __init__(self, optimizers: Sequence[Optimizer], factor: Callable[[int], float]) -> None:
+        self.factor = factor
+        self.base = [(o, [group["lr"] for group in o.param_groups]) for o in optimizers]
+        self.set(0)
+
+    def set(self, batches: int) -> None:
+        self.batches = batches
+        for optimizer, rates in self.base:
+            for group, lr in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = lr * self.factor(batches)
+
+
 class Feed:
     """One epoch's batches, each process's share of them; `weight` is the factor on the latest one's loss."""
 
@@ -169,18 +181,17 @@ class Feed:
         self,
         whole: Iterable[Batch],
         fabric: Fabric,
-        schedules: Iterable[LambdaLR],
+        schedule: Schedule,
         on_batch: Callable[[int], None],
     ) -> None:
-        self.whole, self.schedules, self.on_batch, self.weight = whole, list(schedules), on_batch, 1.0
+        self.whole, self.schedule, self.on_batch, self.weight = whole, schedule, on_batch, 1.0
         self.place = fabric.global_rank, fabric.world_size
 
     def __iter__(self) -> Iterator[Batch]:
         for number, batch in enumerate(self.whole, 1):
             mine, self.weight = share(batch, *self.place)
             yield mine
-            for schedule in self.schedules:
-                schedule.step()
+            self.schedule.set(self.schedule.batches + 1)
             self.on_batch(number)
 
 

@@ -143,6 +143,49 @@ def test_diverged_runs_are_shown(tmp_path):
     assert "2 diverged" in result.stdout
 
 
+def test_sweep_runs_every_point_and_names_it(tmp_path):
+    out = tmp_path / "out"
+    options = ["--optimizers", "aida,sgd", *ONE, "--seeds", "1", "--out", out]
+    result = invoke("sweep", "digits", *options, "--grid", "lr=1e-3,3e-3", "weight_decay=0,1e-3")
+    assert result.exit_code == 0, result.output
+    for point in ("aida lr=0.003 weight_decay=0", "sgd lr=0.001 weight_decay=0.001"):
+        config = json.loads((out / point / "seed-0" / "config.json").read_text())
+        name, *pairs = point.split()
+        assert config["optimizer"] == name
+        assert all(
+            config["settings"][key] == float(value) for key, _, value in (p.partition("=") for p in pairs)
+        )
+    assert len(list(out.glob("*/seed-0/done.json"))) == 8
+    assert "lr=0.003" in result.stdout
+    page = invoke("report", out)
+    assert page.exit_code == 0, page.output
+    assert "<html" in (out / "report.html").read_text()
+    assert "| aida lr=0.001" in invoke("report", out, "--markdown").stdout
+    refused(invoke("sweep", "digits", "--out", tmp_path / "no"), "no grid", "--grid lr=1e-3")
+    refused(invoke("sweep", "digits", "--grid", "lr", "--out", tmp_path / "no"), "'lr' is no setting")
+    refused(invoke("sweep", "digits", "--grid", "xo=1", "--out", tmp_path / "no"), "aida does not take", "xo")
+    refused(invoke("report", tmp_path / "no"), "no")
+
+
+def test_train_one_run_with_settings_of_its_own(tmp_path):
+    result = invoke("train", "digits", "--optimizer", "aida-k1", "--seed", "7", "--set", "K=3",
+                    "--model", "mlp", *ONE, "--out", tmp_path)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "aida-k1" / "seed-7" / "config.json").read_text())
+    assert (config["settings"]["K"], config["seed"], config["model"], config["preset"]) == (
+        3,
+        7,
+        "mlp",
+        "small",
+    )
+
+
+def test_all_optimizers(tmp_path):
+    options = ["--model", "mlp", *ONE, "--epochs", "1", "--seeds", "1", "--out", tmp_path, "--quiet"]
+    assert invoke("compare", "digits", "--optimizers", "all", *options).exit_code == 0
+    assert len(list(tmp_path.glob("*/seed-0/done.json"))) == 15
+
+
 def test_bf16(tmp_path):
     quick = ["--optimizers", "aida", *QUICK, "--seeds", "1"]
     losses = []

@@ -86,7 +86,7 @@ def test_killed_within_an_epoch(task, undisturbed, tmp_path, at):
     assert (tmp_path / "rows.jsonl").read_bytes() == undisturbed
 
 
-@pytest.mark.parametrize("forgotten", ["random", "data_order", "parts", "schedules"])
+@pytest.mark.parametrize("forgotten", ["random", "data_order", "parts", "batches"])
 def test_every_part_of_the_checkpoint_counts(task, undisturbed, tmp_path, forgotten):
     """The negative control: a checkpoint with one part from another moment gives other rows."""
 

@@ -188,5 +188,5 @@ def test_no_cluster_is_one_sentence(tmp_path):
     pytest.importorskip("ray")
     from aida_experiments.cluster import run_on_ray
 
-    with pytest.raises(UserError, match="no Ray cluster at '127.0.0.1:1'"):
+    with pytest.raises(UserError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         run_on_ray([job(tmp_path)], "127.0.0.1:1", Recorder())

@@ -114,9 +114,9 @@ def read_image(path: Path, draws: list[float] | None, size: int) -> np.ndarray:
         else:
             box, mirrored = random_box(image.width, image.height, draws[:4]), draws[4] < 0.5
         width, height, left, top = box
-        pixels = np.asarray(
-            image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
-        )
+        # Cut first: resizing a part of an image mixes in what lies beyond its edges.
+        part = image.crop((round(left), round(top), round(left + width), round(top + height)))
+        pixels = np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
     return pixels[:, ::-1] if mirrored else pixels
 
 
@@ -124,5 +124,5 @@ def random_box(width: int, height: int, draws: list[float]) -> tuple[float, floa
     """Width, height, left and top of a part of the area, its sides' ratio drawn on a log scale, that fits."""
     area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * draws[0])
     ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** draws[1]
-    w, h = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
+    w, h = min(width, max(1, math.sqrt(area * ratio))), min(height, max(1, math.sqrt(area / ratio)))
     return w, h, (width - w) * draws[2], (height - h) * draws[3]
