@@ -22,7 +22,19 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 
 import aida
-from sharding.common import LIMIT, STEPS, batch, equal_on_ranks, mine, net, raises, reference, train, worst
+from sharding.common import (
+    LIMIT,
+    STEPS,
+    batch,
+    equal_on_ranks,
+    loss,
+    mine,
+    net,
+    raises,
+    reference,
+    train,
+    worst,
+)
 from sharding.launch import on_ranks
 
 SETTINGS = [
@@ -86,6 +98,27 @@ def ddp_and_its_replicas():
         with CommDebugMode() as counter:
             optimizer.step()
         assert counter.get_total_counts() == 0
+
+
+@on_ranks(2, 4)
+def gradients_released_in_backward():
+    for make in makers():
+        model = net()
+        expected = reference(model, make)
+        optimizer = make(model.parameters())
+        with aida.release_gradients(optimizer, model, process_group=dist.group.WORLD):
+            for t in range(STEPS):
+                optimizer.zero_grad()
+                loss(model, mine(batch(t))).backward()
+        assert worst(model.parameters(), expected) <= LIMIT
+        assert equal_on_ranks(model.parameters())
+    replica = DistributedDataParallel(net())
+    optimizer = aida.Aida(replica.parameters())
+    raises(ValueError, "process_group=", lambda: aida.release_gradients(optimizer, replica))
+    model = net()
+    fully_shard(model)
+    optimizer = aida.Aida(model.parameters())
+    raises(ValueError, "the model is sharded", lambda: aida.release_gradients(optimizer, model))
 
 
 class Block(nn.Module):
