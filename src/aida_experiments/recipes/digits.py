@@ -23,8 +23,8 @@ DIGITS = {
     "adabound": swept(1e-2, final_lr=0.1, gamma=1e-3),
     "yogi": swept(1e-2, eps=1e-3),
     "radam": swept(1e-2, decoupled_weight_decay=True),
-    "msvag": swept(1e-1),
-    "fromage": Recipe({"lr": 1e-2}, SWEEP),
+    "msvag": swept(3e-1),
+    "fromage": Recipe({"lr": 1e-1}, SWEEP),
     "adam": swept(1e-2),
     "adamw": swept(1e-2, weight_decay=1e-2),
     "adamplus": swept(1e-2),
@@ -32,7 +32,7 @@ DIGITS = {
     "ladam": swept(1e-2),
     "ladabelief": swept(1e-2),
     "laida": swept(3e-3),
-    "aida-k1": swept(3e-3, K=1),
+    "aida-k1": swept(1e-2, K=1),
     "aida": swept(3e-3),
 }
 MODELS = ("cnn", "mlp")

@@ -109,20 +109,21 @@ def read_image(path: Path, draws: list[float] | None, size: int) -> np.ndarray:
     with Image.open(path) as image:
         image = image.convert("RGB")
         if draws is None:
-            side = min(image.size) * 7 / 8
-            box, mirrored = (side, side, (image.width - side) / 2, (image.height - side) / 2), False
+            side = max(1, min(image.size) * 7 // 8)
+            box, mirrored = (side, side, (image.width - side) // 2, (image.height - side) // 2), False
         else:
             box, mirrored = random_box(image.width, image.height, draws[:4]), draws[4] < 0.5
         width, height, left, top = box
         # Cut first: resizing a part of an image mixes in what lies beyond its edges.
-        part = image.crop((round(left), round(top), round(left + width), round(top + height)))
+        part = image.crop((left, top, left + width, top + height))
         pixels = np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
     return pixels[:, ::-1] if mirrored else pixels
 
 
-def random_box(width: int, height: int, draws: list[float]) -> tuple[float, float, float, float]:
+def random_box(width: int, height: int, draws: list[float]) -> tuple[int, int, int, int]:
     """Width, height, left and top of a part of the area, its sides' ratio drawn on a log scale, that fits."""
     area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * draws[0])
     ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** draws[1]
-    w, h = min(width, max(1, math.sqrt(area * ratio))), min(height, max(1, math.sqrt(area / ratio)))
-    return w, h, (width - w) * draws[2], (height - h) * draws[3]
+    w = min(width, max(1, round(math.sqrt(area * ratio))))
+    h = min(height, max(1, round(math.sqrt(area / ratio))))
+    return w, h, int((width - w + 1) * draws[2]), int((height - h + 1) * draws[3])
