@@ -130,7 +130,7 @@ def raw_sums_are_those_of_whole_tensors():
     for name, placements in FOUR.items():
         seen.clear()
         with mock.patch.object(Totals, "__call__", record):
-            params, _ = run(aida.Aida, mesh, placements, steps=1)
+            params, _ = run(aida.LAida, mesh, placements, steps=1)  # asks for all four sums
         rows = dict(seen)
         assert bool(rows) == (name != "RR")  # there each rank has the whole, and nothing is sent
         for p, g in zip(params, tensors(0), strict=True):

@@ -162,6 +162,8 @@ class Layerwise(Optimizer):
             self._sharded_step()
         else:
             self._step_by_part()
+        for kept in self._gathered.values():
+            kept.release()
         return loss
 
     def _step_by_part(self) -> None:
@@ -244,7 +246,6 @@ class Layerwise(Optimizer):
             s = scalars(counts, found.numbers, group, eps_outside=self.eps_outside)
             s.grad_scale, s.found_inf, s.sums = grad_scale, found_inf, sums
             yield Part(found.params, layers, s, backend, project, coefficients)
-            found.release()
 
     def _gathered_layers(self, group: dict[str, Any], first: int) -> list[Gathered]:
         kept = self._gathered.pop(first, None)

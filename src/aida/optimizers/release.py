@@ -77,6 +77,7 @@ class GradientRelease:
             group = {**self._optimizer.param_groups[i], "params": [p]}
             for part in self._optimizer._parts(group, number):
                 run([part])
+            self._optimizer._gathered.pop(number, None)  # it holds the gradient
             p.grad = Released(p)
             # Schedulers ask this mark whether optimizer.step() has been called before theirs.
             self._optimizer._opt_called = True  # type: ignore[attr-defined]
