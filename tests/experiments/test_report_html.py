@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from aida_experiments import report_html
 from aida_experiments.cli import app
+from aida_experiments.recipes.digits import DIGITS
 from aida_experiments.report_command import command
 from aida_experiments.report_data import Group, read_groups
 from aida_experiments.report_tables import latex, markdown
@@ -195,5 +196,5 @@ def test_the_command_is_that_of_the_runs(tmp_path, asked, said):
 def test_settings_that_are_not_the_recipes_are_named_with_their_source(tmp_path):
     runs = [result("aida", 0, [0.5], [0.5], settings={"lr": 0.25, "weight_decay": 5e-4})]
     page = Page(report_html.write_html(write(tmp_path, runs)))
-    assert "lr: given; else highest mean over three seeds" in page.words
+    assert f"lr: given; else {DIGITS['aida'].source}" in page.words
     assert "--lr 0.25" in page.words
