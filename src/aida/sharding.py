@@ -86,12 +86,17 @@ class Totals:
 
     The table has a row for every parameter, with a gradient here or not, so that all ranks send messages of
     one size; rows without a gradient are zero. Order and size depend on the parameters alone.
+    maximum: largest values in place of sums, and -inf in place of zero.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], width: int, reduce_groups: ReduceGroups | None = None
+        self,
+        params: Iterable[Tensor],
+        width: int,
+        reduce_groups: ReduceGroups | None = None,
+        maximum: bool = False,
     ) -> None:
-        self.width = width
+        self.width, self.maximum = width, maximum
         self.members: dict[Any, list[Tensor]] = {}
         known: dict[Any, list[Any]] = {}  # asking a mesh for its groups costs more than the rest
         for p in params:
@@ -104,6 +109,7 @@ class Totals:
     def __call__(self, sums: Iterable[tuple[Sequence[Tensor], Any]]) -> None:
         """sums: parameters and their rows, [L] or [L, width], as tensors or as writable NumPy arrays."""
         rows: dict[Tensor, Tensor] = {}
+        empty = -torch.inf if self.maximum else 0.0
         for params, part in sums:
             rows.update(
                 zip(params, torch.as_tensor(part).view(len(params), self.width).unbind(), strict=True)
@@ -113,10 +119,10 @@ class Totals:
             dtype = torch.float32 if device.type == "mps" else torch.float64
             for p in params:
                 if p not in rows:
-                    rows[p] = torch.zeros(self.width, dtype=dtype, device=device)
+                    rows[p] = torch.full((self.width,), empty, dtype=dtype, device=device)
             mine = [rows[p] for p in params]
             table = torch.stack([row.to(device, dtype) for row in mine])
-            dist.all_reduce(table, group=group)
+            dist.all_reduce(table, dist.ReduceOp.MAX if self.maximum else dist.ReduceOp.SUM, group=group)
             torch._foreach_copy_(mine, list(table.unbind()))
 
     def any(self, flag: bool) -> bool:

@@ -225,14 +225,10 @@ def evaluate(task: Task, model: nn.Module, epoch: int, epochs: int, run: Run, de
 
 
 def stepsize_rows(parts: Mapping[str, Part], epoch: int) -> list[Row]:
-    """Mean and standard deviation of the adaptive stepsize by weight tensor, numbered as in the paper."""
-    layers = []
+    """The monitor's measures of each weight tensor, numbered as in the paper; of one part after the other."""
+    rows = []
     for name, part in parts.items():
-        weights = {layer for layer, parameter in part.raw.named_parameters() if parameter.ndim >= 2}
-        found = [layer for layer in layer_stepsizes(part.optimizer, part.raw) if layer["layer"] in weights]
-        layers += [{**layer, "layer": ".".join(filter(None, (name, layer["layer"])))} for layer in found]
-    return [
-        {"kind": "stepsize", "epoch": epoch, "layer": number, "parameter": layer["layer"],
-         "numel": layer["numel"], "mean": layer["mean"], "std": layer["std"]}
-        for number, layer in enumerate(layers, 1)
-    ]  # fmt: skip
+        for row in layer_stepsizes(part.optimizer, part.raw, select=lambda _, p: p.ndim >= 2):
+            parameter = ".".join(filter(None, (name, row["parameter"])))
+            rows.append({**row, "epoch": epoch, "layer": len(rows) + 1, "parameter": parameter})
+    return rows

@@ -81,12 +81,12 @@ def test_names_come_from_the_model_or_the_optimizer_or_are_numbers():
     names = ["0.weight", "0.bias", "1.weight", "1.bias"]
     for optimizer in (named, bare):
         train(optimizer, [0])
-    assert [r["layer"] for r in layer_stepsizes(named)] == names
-    assert [r["layer"] for r in layer_stepsizes(bare, model)] == names
-    assert [r["layer"] for r in layer_stepsizes(bare)] == ["0", "1", "2", "3"]
+    assert [r["parameter"] for r in layer_stepsizes(named)] == names
+    assert [r["parameter"] for r in layer_stepsizes(bare, model)] == names
+    assert [r["parameter"] for r in layer_stepsizes(bare)] == ["0", "1", "2", "3"]
     only_head = aida.Aida([{"params": model[1].parameters()}, {"params": model[0].parameters()}])
     train(only_head, [0])
-    assert [r["layer"] for r in layer_stepsizes(only_head, model)] == [*names[2:], *names[:2]]
+    assert [r["parameter"] for r in layer_stepsizes(only_head, model)] == [*names[2:], *names[:2]]
 
 
 def test_parameters_that_never_stepped_give_no_rows():
@@ -95,7 +95,7 @@ def test_parameters_that_never_stepped_give_no_rows():
     assert layer_stepsizes(optimizer) == []
     set_gradients([used], 0)
     optimizer.step()
-    assert [(r["layer"], r["numel"]) for r in layer_stepsizes(optimizer)] == [("1", 3)]
+    assert [(r["parameter"], r["numel"]) for r in layer_stepsizes(optimizer)] == [("1", 3)]
 
 
 @pytest.mark.parametrize("cls", MEMBERS)

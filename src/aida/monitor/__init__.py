@@ -1,3 +1,21 @@
-from .measures import layer_stepsizes
+"""See the stepsizes: layerwise statistics of any adaptive optimizer, live."""
 
-__all__ = ["layer_stepsizes"]
+from .collect import layer_stepsizes
+from .definitions import DEFINITIONS, Definition
+from .record import histogram_edges
+from .sinks import CSV, JSONL, Memory, Sink, TensorBoard, WandB
+from .watch import StepsizeMonitor
+
+__all__ = [
+    "CSV",
+    "DEFINITIONS",
+    "JSONL",
+    "Definition",
+    "Memory",
+    "Sink",
+    "StepsizeMonitor",
+    "TensorBoard",
+    "WandB",
+    "histogram_edges",
+    "layer_stepsizes",
+]

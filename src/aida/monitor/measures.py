@@ -1,61 +1,110 @@
-"""What is measured of an optimizer's layers, from its state alone; nothing here writes."""
+"""What is measured of a layer, each a short function of the layer's sums; and of all layers together.
+
+Sums are the floats and counts that `sums.layer_sums` takes on the device. Everything here is float64.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from math import inf, isfinite, log2, nan, sqrt
+from statistics import fmean, pstdev
+from typing import Any, cast
 
-import torch
-from torch import Tensor
-from torch.optim import Adam, Optimizer
+import numpy as np
 
 from .. import family
-from ..optimizers.base import Layerwise
+from .record import AT_CAP, PER_OCTAVE, Row
+
+Sums = Mapping[str, float]
+PERCENTILES = (5, 25, 50, 75, 95)
 
 
-def layer_stepsizes(optimizer: Optimizer, model: torch.nn.Module | None = None) -> list[dict[str, Any]]:
-    """Mean and standard deviation of each layer's adaptive stepsizes u, one row a parameter that was stepped.
+def mean(s: Sums) -> float:
+    return s["u"] / s["n"]
 
-    u leaves out lr and the first bias correction, as the figure of arXiv 2203.13273 does:
-    the family's 1/(sqrt(v/(1-b2^t) + eps/(1-b2)) + eps_out), and 1/(sqrt(v/(1-b2^t)) + eps) of torch's Adam
-    and AdamW. Optimizers without an adaptive stepsize give no rows.
-    Rows: layer (its name in `model` or in named parameters, else its number), numel, mean, std (population).
+
+def std(s: Sums) -> float:
+    """Population standard deviation, from the pieces' own and their means'.
+
+    What the means differ by, below 1e-12 of their square, is rounding: of one piece it is exactly that.
     """
-    names = {id(p): name for name, p in (model.named_parameters() if model is not None else ())}
-    rows, number = [], 0
-    for group in optimizer.param_groups:
-        for i, p in enumerate(group["params"]):
-            name = names.get(id(p)) or group.get("param_names", {i: str(number)})[i]
-            number += 1
-            state = optimizer.state.get(p)
-            u = _stepsize(optimizer, group, state) if state else None
-            if u is not None and u.numel():
-                std, mean = torch.std_mean(u.double(), correction=0)
-                rows.append(dict(layer=name, numel=p.numel(), mean=mean.item(), std=std.item()))
-    return rows
+    between = s["means"] - s["u"] ** 2 / s["n"]
+    if not between > 1e-12 * s["means"]:
+        between = 0.0
+    return sqrt(max(s["within"], 0.0) / s["n"] + between / s["n"]) if isfinite(s["within"]) else nan
 
 
-@torch.no_grad()
-def _stepsize(optimizer: Optimizer, group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
-    """The stepsizes u of one layer as they stand after the last step; None where there are none."""
-    b2 = group["betas"][1] if "betas" in group else 0.0
-    if isinstance(optimizer, Layerwise):
-        inv_bias2, floor, eps_out, _ = family.step_scalars(
-            float(state["step"]),
-            lr=0.0,
-            b1=group["betas"][0],
-            b2=b2,
-            eps=group["eps"],
-            eps_out=group["eps"] if optimizer.eps_outside else 0.0,
-            rectify=group["rectify"],
-        )
-        u = 1 / (_real(state["exp_avg_var"]).mul(inv_bias2).add_(floor).sqrt_() + eps_out)
-        return u.mean() if group.get("layerwise") == "post" else u
-    if isinstance(optimizer, Adam):  # and AdamW
-        v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-        return 1 / ((_real(v) / (1 - b2 ** float(state["step"]))).sqrt_() + group["eps"])
-    return None
+def percentile(counts: np.ndarray, low: float, q: float) -> float:
+    """The stepsize below which q % of the counted elements lie; nan where none is counted.
+
+    counts [n]: of bins that begin at 2^low, PER_OCTAVE to a factor of two, evenly filled within one.
+    """
+    total = counts.cumsum()
+    if not total.size or not total[-1]:
+        return nan
+    wanted = q / 100 * total[-1]
+    i = int(np.searchsorted(total, wanted))
+    while not counts[i]:  # q = 0 lies at the first bin that has something
+        i += 1
+    return 2 ** (low + (i + 1 - (total[i] - wanted) / counts[i]) / PER_OCTAVE)
 
 
-def _real(x: Tensor) -> Tensor:
-    x = torch.view_as_real(x) if x.is_complex() else x
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def cosine(gg: float, gm: float, mm: float) -> float | None:
+    """cos(theta) between g and m; None where one of them is zero."""
+    norms = sqrt(gg) * sqrt(mm)
+    return min(max(gm / norms, -1.0), 1.0) if norms else None  # in this order nan stays nan
+
+
+def residual(rule: Any, gg: float, gm: float, mm: float, dd: float) -> float | None:
+    """|r|/|m|, r = beta*m - alpha*g; rule: (alpha, beta) or what gives them; None where m is 0."""
+    if rule is None or not mm:
+        return None
+    alpha, beta = cast(tuple[float, float], rule(gg, gm, mm) if callable(rule) else rule)
+    return sqrt(family.residual_square(alpha, beta, gg, gm, dd) / mm)
+
+
+def update_ratio(updates: float, pp: float) -> float | None:
+    """|update|/|p|, p after the step; None where p is zero."""
+    return sqrt(updates / pp) if pp else None
+
+
+def spread(rows: Iterable[Row]) -> Row:
+    """How far layers' average stepsizes are apart: mean, std (population), min, max and ratio = std/mean."""
+    averages = [row["mean"] for row in rows]
+    centre, deviation = fmean(averages), pstdev(averages) if all(map(isfinite, averages)) else nan
+    return {"kind": "spread", "layers": len(averages), "mean": centre, "std": deviation,
+            "min": min(averages), "max": max(averages), "ratio": deviation / centre}  # fmt: skip
+
+
+def stepsizes(s: Sums, counts: np.ndarray, top: float, cap: float | None, pooled: bool) -> Row:
+    """All that a row says of a layer's stepsizes u. counts: the whole histogram, which ends at 2^top."""
+    average = mean(s)
+    low = top - len(counts) / PER_OCTAVE
+    if pooled:  # of pieces of a layer that share one stepsize, each has its own share of it alone
+        counts = np.zeros_like(counts)
+        if isfinite(average) and average > 0:
+            counts[min(max(int((log2(average) - low) * PER_OCTAVE), 0), len(counts) - 1)] = s["n"]
+    smallest, largest = (average, average) if pooled else (-s["-min"], s["max"])
+    filled = np.flatnonzero(counts)
+    start, end = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, 0)
+    counts, low = counts[start:end], low + start / PER_OCTAVE
+    capped = float(average >= AT_CAP * (cap or inf)) if pooled else s["capped"] / s["n"]
+    within = {f"p{q:02d}": min(max(percentile(counts, low, q), smallest), largest) for q in PERCENTILES}
+    histogram = {"low": low, "per_octave": PER_OCTAVE, "counts": [int(count) for count in counts]}
+    return {"mean": average, "std": 0.0 if pooled else std(s), "min": smallest, "max": largest, **within,
+            "cap": cap, "capped": None if cap is None else capped, "histogram": histogram}  # fmt: skip
+
+
+def directions(s: Sums, rule: Any, has_g: bool, has_m: bool, pooled: bool) -> Row:
+    """All that a row says of a layer's gradient, momentum, parameter and update."""
+    gg, gm, mm, dd, pp = (s[key] for key in ("gg", "gm", "mm", "dd", "pp"))
+    both = has_g and has_m
+    updates = (s["step_size"] * mean(s)) ** 2 * mm if pooled else s["updates"]
+    return {
+        "cos": cosine(gg, gm, mm) if both else None,
+        "g_norm": sqrt(gg) if has_g else None,
+        "m_norm": sqrt(mm) if has_m else None,
+        "p_norm": sqrt(pp),
+        "residual": residual(rule, gg, gm, mm, dd) if both else None,
+        "update_ratio": update_ratio(updates, pp) if has_g or has_m else None,
+    }

@@ -105,6 +105,11 @@ def release_gradients(
     return GradientRelease(optimizer, process_group)
 
 
+def is_released(optimizer: Any) -> bool:
+    """Whether release_gradients steps this optimizer."""
+    return _refuse_step in optimizer._optimizer_step_pre_hooks.values()
+
+
 def _check_model(optimizer: Layerwise, model: torch.nn.Module) -> None:
     if hasattr(model, "reducer"):  # DistributedDataParallel
         raise ValueError(

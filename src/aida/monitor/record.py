@@ -1,0 +1,31 @@
+"""The rows that a record is made of: plain dictionaries that JSON can hold.
+
+A layer row, of kind "stepsize", one a layer and record; u are the layer's adaptive stepsizes:
+  step (optimizer steps taken), layer (its number, from 1), parameter (its name), numel;
+  mean, std (population), min, max, p05, p25, p50, p75, p95 of u; histogram of u;
+  cap (the largest u that eps allows), capped (the fraction of elements with u >= 0.99 cap);
+  cos (of the angle between g and m), g_norm, m_norm, p_norm (Euclidean);
+  residual (|r|/|m|, r what enters v squared), update_ratio (|update|/|p|, without weight decay).
+Percentiles are read from the histogram, to within one bin, 1.1 %. What an optimizer or a layer does not have
+is None.
+A spread row, of kind "spread", one a record: step, layers (how many), and mean, std, min, max and
+ratio = std/mean of the layers' average stepsizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Row = dict[str, Any]
+
+PER_OCTAVE = 64
+"""Bins of a histogram to a factor of two."""
+AT_CAP = 0.99
+"""An element is held at the cap from this fraction of it on."""
+
+
+def histogram_edges(histogram: Mapping[str, Any]) -> list[float]:
+    """The n + 1 edges of a row's n bins: 2^(low + i/per_octave)."""
+    low, per_octave = histogram["low"], histogram["per_octave"]
+    return [2 ** (low + i / per_octave) for i in range(len(histogram["counts"]) + 1)]
