@@ -33,6 +33,7 @@ class Layer:
     pooled: bool
     has_g: bool
     has_m: bool
+    decay: float
 
     def row(self, sums: Any, extremes: Any) -> Row:
         s = dict(zip(SUMS, sums[: len(SUMS)].tolist(), strict=True))
@@ -42,7 +43,9 @@ class Layer:
         about = {"kind": "stepsize", "step": int(s["step"]), "layer": self.number,
                  "parameter": self.name, "numel": numel}  # fmt: skip
         of_u = measures.stepsizes(s, counts, histogram_top(self.cap), self.cap, self.pooled)
-        return about | of_u | measures.directions(s, self.rule, self.has_g, self.has_m, self.pooled)
+        return (
+            about | of_u | measures.directions(s, self.rule, self.has_g, self.has_m, self.pooled, self.decay)
+        )
 
 
 class Pending:
@@ -103,7 +106,7 @@ def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select 
         all_extremes.append(extremes)
         layers.append(
             Layer(number, name, p, definition.cap, definition.rule, definition.pooled,
-                  g is not None, definition.m is not None)
+                  g is not None, definition.m is not None, definition.weight_decay)
         )  # fmt: skip
     if sharding.active():
         _reduce([p for _, p, _ in named], layers, all_sums, all_extremes, optimizer)

@@ -20,7 +20,7 @@ PERCENTILES = (5, 25, 50, 75, 95)
 
 
 def mean(s: Sums) -> float:
-    return s["u"] / s["n"]
+    return s["u"] / s["n"] if s["n"] else nan
 
 
 def std(s: Sums) -> float:
@@ -89,17 +89,23 @@ def stepsizes(s: Sums, counts: np.ndarray, top: float, cap: float | None, pooled
     start, end = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, 0)
     counts, low = counts[start:end], low + start / PER_OCTAVE
     capped = float(average >= AT_CAP * (cap or inf)) if pooled else s["capped"] / s["n"]
-    within = {f"p{q:02d}": min(max(percentile(counts, low, q), smallest), largest) for q in PERCENTILES}
+    percentiles = {f"p{q:02d}": min(max(percentile(counts, low, q), smallest), largest) for q in PERCENTILES}
     histogram = {"low": low, "per_octave": PER_OCTAVE, "counts": [int(count) for count in counts]}
-    return {"mean": average, "std": 0.0 if pooled else std(s), "min": smallest, "max": largest, **within,
+    return {"mean": average, "std": 0.0 if pooled else std(s), "min": smallest, "max": largest, **percentiles,
             "cap": cap, "capped": None if cap is None else capped, "histogram": histogram}  # fmt: skip
 
 
-def directions(s: Sums, rule: Any, has_g: bool, has_m: bool, pooled: bool) -> Row:
-    """All that a row says of a layer's gradient, momentum, parameter and update."""
-    gg, gm, mm, dd, pp = (s[key] for key in ("gg", "gm", "mm", "dd", "pp"))
+def directions(s: Sums, rule: Any, has_g: bool, has_m: bool, pooled: bool, decay: float) -> Row:
+    """All that a row says of a layer's gradient, momentum, parameter and update.
+
+    Where stepsizes are pooled, g lacks decay times the update: g + c*m is the gradient that the step used.
+    """
+    gg, gm, mm, dd, pp, updates = (s[key] for key in ("gg", "gm", "mm", "dd", "pp", "updates"))
     both = has_g and has_m
-    updates = (s["step_size"] * mean(s)) ** 2 * mm if pooled else s["updates"]
+    if pooled:
+        step = s["step_size"] * mean(s)
+        c, updates = decay * step, step * step * mm
+        gg, gm, dd = gg + 2 * c * gm + c * c * mm, gm + c * mm, dd - 2 * c * (mm - gm) + c * c * mm
     return {
         "cos": cosine(gg, gm, mm) if both else None,
         "g_norm": sqrt(gg) if has_g else None,

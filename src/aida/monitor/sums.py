@@ -39,17 +39,17 @@ def layer_sums(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tens
 
     No temporary is larger than a piece, and nothing waits for the device. Sums that need a g or an m that is
     not there are zero. Stepsizes may be close to each other, so their first is taken off before squaring.
+    Where u is pooled, the sums are of the elements' own, and decay in g is p's after the step: the host,
+    which knows the whole layer's mean, sets both right.
     """
     dtype, device = sums_dtype(p.device), p.device
     total = torch.zeros(3 + len(SUMS[4:]) + BINS, dtype=dtype, device=device)
     low, high = torch.full((2,), -torch.inf, dtype=dtype, device=device)
-    mean = _mean(p, d, dtype) if d.pooled else None
     v = None if d.v.ndim == 0 else d.v
     first = zero = torch.zeros((), dtype=dtype, device=device)
     for number, piece in enumerate(_pieces([p, g, d.m, v, d.less, d.buffer])):
         p_, g_, m, v_, less, buffer = piece
-        short = _stepsizes(d.v if v_ is None else v_, less, d) if mean is None else mean
-        short = short.expand(p_.shape)
+        short = _stepsizes(d.v if v_ is None else v_, less, d).expand(p_.shape)
         u = short.to(dtype)
         first = u[0] if number == 0 else first
         off = u - first
@@ -74,7 +74,7 @@ def _products(p: Tensor, g: Any, m: Any, u: Tensor, buffer: Any, d: Definition) 
     if m is not None:
         m = m.to(p.dtype)
         mm = _dot(m, m)
-    update = None if m is None else d.step_size * u * m
+    update = None if m is None or d.pooled else d.step_size * u * m
     if buffer is not None:
         update = d.step_size * buffer.to(p.dtype)
     if g is not None:
@@ -82,23 +82,18 @@ def _products(p: Tensor, g: Any, m: Any, u: Tensor, buffer: Any, d: Definition) 
         # The step used the p before it: p + update, where an update by g itself has to be solved for.
         if d.weight_decay and update is not None:
             g = g + d.weight_decay * (p + update)
+        elif d.weight_decay and d.pooled:
+            g = g + d.weight_decay * p
         elif d.weight_decay:
             g = (g + d.weight_decay * p) / (1 - d.weight_decay * d.step_size * u)
         gg = _dot(g, g)
         if m is not None:
             gm, dd = _dot(g, m), _dot(m - g, m - g)
-        if update is None:
+        if m is None and update is None:
             update = d.step_size * u * g
     if update is not None:
         updates = _dot(update, update)
     return [gg, gm, mm, dd, _dot(p, p), updates]
-
-
-def _mean(p: Tensor, d: Definition, dtype: torch.dtype) -> Tensor:
-    total = torch.zeros((), dtype=dtype, device=p.device)
-    for v, less in _pieces([d.v, d.less]):
-        total += _stepsizes(v, less, d).to(dtype).sum()
-    return total / max(1, p.numel())
 
 
 def _stepsizes(v: Tensor, less: Tensor | None, d: Definition) -> Tensor:
