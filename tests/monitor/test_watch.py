@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import resource
 import warnings
 
 import pandas
@@ -169,6 +170,27 @@ def test_a_sink_that_fails_warns_once_and_the_others_go_on():
     assert len(caught) == 1
     assert broken.tries == 3
     assert {row["step"] for row in memory.rows} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("sink", [JSONL, CSV])
+def test_a_record_is_written_whole_or_not_at_all(tmp_path, sink):
+    _, optimizer = model_and_optimizer()
+    path = tmp_path / "rows"
+    monitor = StepsizeMonitor(optimizer, every=1, to=[sink(path)])
+    train(optimizer, [0])
+    whole = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, limits[1]))
+    try:
+        with pytest.warns(UserWarning, match="File too large"):
+            train(optimizer, [1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == whole
+    train(optimizer, [2])
+    monitor.close()
+    assert path.read_bytes().startswith(whole)
+    assert b"\n" in path.read_bytes()[len(whole) :]
 
 
 def test_a_full_disk_does_not_stop_training():

@@ -2,7 +2,7 @@
 
 from .collect import layer_stepsizes
 from .definitions import DEFINITIONS, Definition
-from .record import histogram_edges
+from .record import finite, histogram_edges
 from .sinks import CSV, JSONL, Memory, Sink, TensorBoard, WandB
 from .watch import StepsizeMonitor
 
@@ -16,6 +16,7 @@ __all__ = [
     "StepsizeMonitor",
     "TensorBoard",
     "WandB",
+    "finite",
     "histogram_edges",
     "layer_stepsizes",
 ]

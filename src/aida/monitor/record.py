@@ -15,6 +15,7 @@ ratio = std/mean of the layers' average stepsizes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 Row = dict[str, Any]
@@ -23,6 +24,11 @@ PER_OCTAVE = 64
 """Bins of a histogram to a factor of two."""
 AT_CAP = 0.99
 """An element is held at the cap from this fraction of it on."""
+
+
+def finite(row: Row) -> Row:
+    """The row with None for every number that JSON cannot hold."""
+    return {key: None if isinstance(x, float) and not isfinite(x) else x for key, x in row.items()}
 
 
 def histogram_edges(histogram: Mapping[str, Any]) -> list[float]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from math import isfinite
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
-from .record import Row, histogram_edges
+from .record import Row, finite, histogram_edges
 
 
 class Sink(Protocol):
@@ -37,16 +38,16 @@ class Memory:
 
 
 class JSONL:
-    """Appends rows to a file, a JSON object a line; a number that is not finite becomes null."""
+    """Appends rows to a file, a JSON object a line; a number that is not finite becomes null.
+
+    A record that cannot be written whole is not written at all, as in CSV.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def write(self, rows: Sequence[Row]) -> None:
-        lines = [json.dumps({key: _finite(x) for key, x in row.items()}) + "\n" for row in rows]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        _append(self.path, "".join(json.dumps(finite(row)) + "\n" for row in rows))
 
 
 class CSV:
@@ -59,12 +60,12 @@ class CSV:
         plain = [{key: x for key, x in row.items() if key != "histogram"} for row in _layers(rows)]
         if not plain:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(plain[0]))
-            if not file.tell():
-                writer.writeheader()
-            writer.writerows(plain)
+        text = StringIO()
+        writer = csv.DictWriter(text, list(plain[0]), lineterminator="\n")
+        if not self.path.exists() or not self.path.stat().st_size:
+            writer.writeheader()
+        writer.writerows(plain)
+        _append(self.path, text.getvalue())
 
 
 class TensorBoard:
@@ -135,9 +136,19 @@ def _scalars(row: Row) -> dict[str, float]:
     return {f"stepsize_{key}/{row['parameter']}": x for key, x in values.items()}
 
 
+def _append(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        start = file.tell()
+        data = text.encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            with suppress(OSError):  # what is not a file on a disk cannot be cut
+                file.truncate(start)
+            raise
+
+
 def _layers(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["kind"] == "stepsize"]
-
-
-def _finite(x: Any) -> Any:
-    return None if isinstance(x, float) and not isfinite(x) else x
