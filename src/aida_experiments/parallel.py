@@ -49,6 +49,9 @@ def make_fabric(device: str, precision: str, devices: int = 1, strategy: str | N
 def _shard(module: nn.Module, mesh: Any) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
+    # FSDP2 refuses parameters in another layout, such as channels last.
+    for parameter in module.parameters():
+        parameter.data = parameter.data.contiguous()
     fully_shard(module, mesh=mesh["data_parallel"])
     return module
 

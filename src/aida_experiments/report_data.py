@@ -51,9 +51,15 @@ MEASURES = {
         Measure("accuracy", "accuracy, %", higher=True, scale=100, form=".2f"),
         Measure("bleu", "BLEU", higher=True, form=".2f"),
         Measure("fid", "FID", form=".2f"),
+        Measure("frechet_mnist", "Fréchet distance in the features of a classifier of MNIST", form=".2f"),
+        Measure(
+            "frechet_cifar10", "Fréchet distance in the features of a classifier of CIFAR-10", form=".2f"
+        ),
+        Measure("frechet", "Fréchet distance in the given features"),
         Measure("perplexity", "perplexity", form=".2f"),
         Measure("token_accuracy", "token accuracy, %", higher=True, scale=100, form=".2f"),
         Measure("top5_accuracy", "top-5 accuracy, %", higher=True, scale=100, form=".2f"),
+        Measure("wasserstein", "Wasserstein distance as the critic estimates it", form=".3f"),
         Measure("loss", "loss", form=".4f"),
     )
 }

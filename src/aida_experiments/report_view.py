@@ -240,12 +240,12 @@ def run_row(result: Result, group: Group, folder: Path) -> View:
 
 
 def pictures(group: Group, folder: Path) -> list[View]:
-    """The newest picture that each run left in its folder, such as a grid of samples."""
+    """The samples that each run drew last, where there are any."""
     found = []
     for result in group.results:
-        paths = sorted(result.folder.glob("*.png"), key=lambda path: (len(path.name), path.name))
-        if result.folder != Path() and paths and paths[-1].stat().st_size <= LARGEST_PICTURE:
-            data = base64.b64encode(paths[-1].read_bytes()).decode("ascii")
-            where = paths[-1].relative_to(folder).as_posix()
+        path = result.folder / "samples.png"
+        if path.is_file() and path.stat().st_size <= LARGEST_PICTURE:
+            data = base64.b64encode(path.read_bytes()).decode("ascii")
+            where = path.relative_to(folder).as_posix()
             found.append({"name": f"{result.optimizer}, seed {result.seed}", "path": where, "data": data})
     return found

@@ -114,14 +114,19 @@ def test_the_same_runs_give_the_same_page(tmp_path):
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_several_tasks_and_pictures(tmp_path):
+def test_several_tasks_and_samples(tmp_path):
     write(tmp_path / "a", RESULTS)
     write(tmp_path / "b", [result("aida", 0, [9.0], [8.0], measure="perplexity", task="lm", model="lstm")])
-    for name, content in {"samples-2.png": b"older", "samples-10.png": b"newer"}.items():
+    for name, content in {
+        "samples-2.png": b"older",
+        "samples.png": b"newer",
+        "stepsizes.png": b"no sample",
+    }.items():
         (tmp_path / "b" / "aida" / "seed-0" / name).write_bytes(content)
     page = Page(report_html.write_html(tmp_path))
     assert "Optimizer × task" in page.text
     assert list(page.data) == ["task-1", "task-2"]
+    assert page.words.count("What each run's model drew last") == 1
     embedded = [address for address in page.addresses if address.startswith("data:image/png")]
     assert embedded == [f"data:image/png;base64,{base64.b64encode(b'newer').decode()}"]
 
