@@ -9,7 +9,7 @@ LOCK := requirements/dev.txt
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config
 
-.PHONY: install demo test test-distributed lint bench lock clean
+.PHONY: install demo test test-distributed test-floors lint bench lock clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -35,6 +35,10 @@ test: install
 # Several processes on this machine; minutes on two cores.
 test-distributed: install
 	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/sharding
+
+# Every task's small preset, whole and on real data, ends beyond its floor; an hour on two cores.
+test-floors: install
+	$(BIN)/python -m pytest -q -k whole_run tests/experiments/test_floors.py -m 'slow or not slow'
 
 lint: install
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from aida_experiments.jobs import Job, Progress, execute
 from aida_experiments.runs import read_json_lines
 
 EPOCHS = 12
-pytestmark = pytest.mark.timeout(400)  # Processes start slowly on a busy machine.
+pytestmark = pytest.mark.timeout(600)  # Processes start slowly on a busy machine.
 
 
 def job(folder: Path, optimizer: str = "aida", *, seed: int = 0, epochs: int = EPOCHS, **config) -> Job:
@@ -163,7 +163,7 @@ def test_ray_starts_a_killed_worker_anew(alone, tmp_path):
     stop = threading.Event()
 
     def kill_first() -> None:
-        while not killed and not stop.wait(0.002):
+        while not killed and not stop.wait(0.01):
             begun = list(tmp_path.rglob("checkpoint.pt"))
             for pid in ray_workers() if begun else ():
                 os.kill(pid, signal.SIGKILL)
