@@ -10,7 +10,7 @@ import numpy as np
 
 from ..record import histogram_edges
 from .measures import Measure, measure
-from .series import Layer, Missing, Row, Runs, coarser, named, spaced, with_field
+from .series import Layer, Missing, Row, Runs, coarser, fitting, named, spaced, with_field
 from .style import CAP_LINE, blank, caps, depth_colours, layer_name, log_ticks, time_axis
 
 if TYPE_CHECKING:
@@ -74,17 +74,14 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def _shown(layers: Sequence[Layer]) -> tuple[float, float, int]:
     """The bounds of u that hold all but the tails, in octaves, and the bins an octave that suit them."""
-    low, high, fine = np.inf, -np.inf, 1
-    for histogram in (each for layer in layers for each in layer.histograms if each and sum(each["counts"])):
+    histograms = [each for layer in layers for each in layer.histograms if each]
+    low, high = np.inf, -np.inf
+    for histogram in histograms:
         share = np.cumsum(histogram["counts"]) / sum(histogram["counts"])
         edges = np.log2(histogram_edges(histogram))
         low = min(low, float(edges[np.searchsorted(share, TAIL)]))
         high = max(high, float(edges[np.searchsorted(share, 1 - TAIL) + 1]))
-        fine = histogram["per_octave"]
-    bins = fine
-    while bins % 2 == 0 and bins * (high - low) > BINS:
-        bins //= 2
-    return low, high, bins
+    return low, high, fitting(histograms, BINS, octaves=high - low)
 
 
 def _ridges(axes: Axes, layer: Layer, low: float, high: float, bins: int) -> None:

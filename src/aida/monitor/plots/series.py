@@ -136,6 +136,19 @@ def coarser(histogram: Row, per_octave: int) -> dict[str, Any]:
     return {"low": low / per_octave, "per_octave": per_octave, "counts": list(counts.values())}
 
 
+def fitting(histograms: Iterable[Row], most: int, octaves: float | None = None) -> int:
+    """Bins an octave, the rows' own halved until about `most` of them cover `octaves`, or the widest row."""
+    bins, widest = 1, 0.0
+    for histogram in histograms:
+        bins, widest = (
+            histogram["per_octave"],
+            max(widest, len(histogram["counts"]) / histogram["per_octave"]),
+        )
+    while bins % 2 == 0 and bins * (widest if octaves is None else octaves) > most:
+        bins //= 2
+    return bins
+
+
 def spaced(values: Sequence[Any], most: int) -> list[Any]:
     """At most so many of the values: the first, and at a constant distance those up to the last."""
     if len(values) <= most:
