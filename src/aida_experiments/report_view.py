@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -186,10 +187,15 @@ def stepsize_table(stepsizes: Mapping[str, Sequence[Layer]]) -> list[View]:
     """Mean and deviation of each layer's stepsizes at the last time, one table row a layer."""
     return [
         {"name": name, "layer": one.number, "parameter": one.parameter, "numel": f"{one.numel:,}",
-         "time": one.time[-1], "mean": f"{one.values('mean')[-1]:.5g}", "std": f"{one.values('std')[-1]:.4g}"}
+         "time": one.time[-1], "mean": _number(one.values("mean")[-1], ".5g"),
+         "std": _number(one.values("std")[-1], ".4g")}
         for name, many in stepsizes.items()
         for one in many
     ]  # fmt: skip
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if isfinite(value) else "–"
 
 
 def settings(group: Group) -> View:
