@@ -48,7 +48,8 @@ def write_figures(
     left_out = {name: found for name, found in tried.items() if isinstance(found, str)}
     made = {name: found for name, found in tried.items() if not isinstance(found, str)}
     if not made:
-        raise UserError(f"nothing to draw: {' '.join(dict.fromkeys(left_out.values()))}")
+        reasons = dict.fromkeys(reason.rstrip(".") for reason in left_out.values())
+        raise UserError(f"nothing to draw: {'; '.join(reasons)}.")
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{form}" for name in made for form in formats]
     for path in paths:
