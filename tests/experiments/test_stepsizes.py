@@ -97,8 +97,6 @@ def test_csv_says_the_same_as_json_lines(rows_file, tmp_path):
         table.writeheader()
         for row in rows:
             table.writerow({**row, "histogram": json.dumps(row["histogram"])} if "histogram" in row else row)
-                {**row, **({"histogram": json.dumps(row["histogram"])} if "histogram" in row else {})}
-            )
     assert read_runs([str(path)]) == read_runs([str(rows_file)])
 
 
