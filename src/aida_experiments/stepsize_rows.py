@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,11 @@ def _csv(path: Path) -> list[Row]:
 
 
 def _cell(key: str, text: str, place: str) -> Any:
-    """Names are text; everything else is a number or JSON, as a histogram is."""
+    """Names are text, everything else is a number; one that is not finite is None, as in JSON lines."""
+    if key in TEXT:
+        return text
     try:
-        return text if key in TEXT else json.loads(text)
+        number = float(text)
+        return (int(text) if text.isdigit() else number) if isfinite(number) else None
     except ValueError as error:
         raise UserError(f"{place}: {key} is {text[:40]!r}, which is no number: correct it.") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
+from math import nan
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from aida.monitor import CSV, JSONL
 from aida_experiments.cli import app
 from aida_experiments.runs import to_json_lines
 from aida_experiments.stepsize_rows import read_runs
@@ -88,16 +88,18 @@ def test_runs_side_by_side(tmp_path, monkeypatch):
     assert (done.exit_code, done.stderr) == (2, "error: 2 runs: --compare puts them side by side.\n")
 
 
-def test_csv_says_the_same_as_json_lines(rows_file, tmp_path):
-    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
-    names = dict.fromkeys(key for row in rows for key in row)
-    path = tmp_path / "monitor.csv"
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        for row in rows:
-            table.writerow({**row, "histogram": json.dumps(row["histogram"])} if "histogram" in row else row)
-    assert read_runs([str(path)]) == read_runs([str(rows_file)])
+def test_a_monitors_own_files_say_the_same(tmp_path):
+    rows = list(run(3, (10, 20), time="step"))
+    rows[1]["cos"], rows[2]["mean"] = None, nan
+    for sink in (JSONL(tmp_path / "monitor.jsonl"), CSV(tmp_path / "monitor.csv")):
+        sink.write(rows)
+    lines, table = (read_runs([str(tmp_path / f"monitor.{form}")])[0][""] for form in ("jsonl", "csv"))
+    assert table[1] == {key: value for key, value in lines[1].items() if key not in ("histogram", "cos")}
+    assert (table[2]["mean"], lines[2]["mean"]) == (None, None)
+    assert table[5] == {key: value for key, value in rows[5].items() if key != "histogram"}
+    done = call(tmp_path / "monitor.csv")
+    assert done.exit_code == 0, done.output
+    assert "left out histograms: no row has 'histogram'." in done.output
 
 
 def test_a_file_that_is_still_being_written(rows_file):

@@ -46,7 +46,7 @@ def test_the_two_panels_are_the_rows():
         assert axes.get_yscale() == "linear"
     (cap,) = lines(above, caps=True)
     assert cap.get_ydata()[0] == pytest.approx(CAP)
-    assert above.get_ylim() == pytest.approx((0, 1.05 * CAP))
+    assert above.get_ylim() == (0, pytest.approx(1.05 * CAP))
     assert below.get_ylim()[1] == pytest.approx(1.05 * max(row["std"] for row in ROWS))
     assert (above.get_ylabel(), below.get_ylabel(), below.get_xlabel()) == (
         "mean of the stepsize u", "standard deviation of u", "epoch",
@@ -65,6 +65,25 @@ def test_runs_stand_side_by_side_and_share_scales_where_they_share_a_cap():
     assert below[0].get_ylim()[1] == pytest.approx(1.05 * max(row["std"] for row in ROWS + weak))
     assert [axes.get_yscale() for axes in (above[2], below[2])] == ["log", "log"]
     assert lines(above[2], caps=True) == []
+
+
+def test_caps_that_differ_in_the_sixth_digit_are_one():
+    """Published AdaBelief's second eps, outside the root."""
+    lower = [{**row, "cap": row["cap"] * (1 - 3e-6), "std": 2 * row["std"]} for row in ROWS]
+    axes = plots.stepsizes({"aida": ROWS, "adabelief": lower}).axes
+    assert axes[2].get_ylim() == axes[3].get_ylim()
+    other = plots.stepsizes(
+        {"aida": ROWS, "lower": [{**row, "cap": 0.99 * row["cap"]} for row in lower]}
+    ).axes
+    assert other[2].get_ylim() != other[3].get_ylim()
+
+
+def test_a_few_elements_at_a_remote_cap_do_not_make_the_scale_linear():
+    """Adam's cap is 1/eps, and a layer with dead elements has a mean of nearly that."""
+    dead = [{**row, "cap": 1e8, "mean": 5e7 if row["layer"] == 3 else row["mean"]} for row in ROWS]
+    (above, _) = plots.stepsizes(dead).axes
+    assert above.get_yscale() == "log"
+    assert lines(above, caps=True)[0].get_ydata()[0] == 1e8
 
 
 def test_a_cap_far_above_everything_leaves_a_logarithmic_scale():

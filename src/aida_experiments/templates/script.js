@@ -184,16 +184,19 @@
         traces.push({ ...layerLine(data, layer, layer[measure], measure), yaxis });
       }
     }
-    const capped = optimizer.cap !== null;
-    const peers = data.optimizers.filter((each) => each.cap === optimizer.cap);
-    const tallest = peers.flatMap((each) => each.layers.flatMap((layer) => layer.std)).reduce((most, std) => Math.max(most, std), (optimizer.cap || 0) / 300);
+    // AdaBelief's second epsilon lowers its cap by 3e-6: no reason for scales of its own.
+    const peers = data.optimizers.filter(({ cap }) => cap === optimizer.cap || Math.abs(cap - optimizer.cap) < 1e-5 * cap);
+    const valuesOf = (measure) => peers.flatMap((each) => each.layers.flatMap((layer) => layer[measure])).filter((each) => each !== null).sort((a, b) => a - b);
+    const means = valuesOf("mean"), tallest = valuesOf("std").pop() || 0;
+    // A cap far above the usual mean leaves nothing to see on its own linear scale.
+    const capped = optimizer.cap !== null && 20 * means[means.length >> 1] >= optimizer.cap;
     const powers = { type: "log", exponentformat: "power", nticks: 5 };
     return draw(element, traces, {
       margin: { l: 8, r: 6, t: 6, b: 34 },
       xaxis: axis({ title: { text: data.time, standoff: 4 }, anchor: "y2", ...timeAxis(optimizer.layers.flatMap((layer) => layer.time), 4) }),
       yaxis: axis({ domain: [0.54, 1], ...(capped ? { range: [0, 1.06 * optimizer.cap] } : powers), title: { text: phone() ? "" : "mean", standoff: 4 } }),
-      yaxis2: axis({ domain: [0, 0.46], ...(capped ? { range: [0, 1.06 * tallest] } : powers), title: { text: phone() ? "" : "deviation", standoff: 4 } }),
-      shapes: capped ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: optimizer.cap, y1: optimizer.cap, line: { color: css("soft"), width: 1.2, dash: "dash" } }] : [],
+      yaxis2: axis({ domain: [0, 0.46], ...(capped ? { range: [0, 1.06 * Math.max(tallest, optimizer.cap / 300)] } : powers), title: { text: phone() ? "" : "deviation", standoff: 4 } }),
+      shapes: optimizer.cap !== null ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: optimizer.cap, y1: optimizer.cap, line: { color: css("soft"), width: 1.2, dash: "dash" } }] : [],
     });
   }
 

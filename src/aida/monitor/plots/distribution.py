@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import ceil, isfinite, log2
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from ..record import histogram_edges
 from .measures import Measure, measure
 from .series import Layer, Missing, Row, Runs, coarser, fitting, named, spaced, with_field
-from .style import CAP_LINE, blank, caps, depth_colours, layer_name, log_ticks, time_axis
+from .style import CAP_LINE, blank, caps, depth_colours, layer_name, log_ticks, same_caps, time_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,9 +48,8 @@ def ridges(runs: Runs, chosen: Sequence[int] | None = None) -> Figure:
         if layer is None:
             axes.set_axis_off()
             continue
-        peers = [
-            one for many in found.values() for one in many if one.number == number and one.cap == layer.cap
-        ]
+        same = [one for many in found.values() for one in many if one.number == number]
+        peers = [one for one in same if same_caps([one], [layer])]
         _ridges(axes, layer, *_shown(peers))
         axes.set_title(
             " · ".join(filter(None, (name, layer_name(number, layer.parameter)))), fontsize="medium"
@@ -81,7 +81,10 @@ def _shown(layers: Sequence[Layer]) -> tuple[float, float, int]:
         edges = np.log2(histogram_edges(histogram))
         low = min(low, float(edges[np.searchsorted(share, TAIL)]))
         high = max(high, float(edges[np.searchsorted(share, 1 - TAIL) + 1]))
-    return low, high, fitting(histograms, BINS, octaves=high - low)
+    low = min(low, high - 0.5)  # where all are equal
+    # Bins of a few elements each would be noise.
+    most = min(BINS, max(12, max(layer.numel for layer in layers) // 10))
+    return low, high, fitting(histograms, most, octaves=high - low)
 
 
 def _ridges(axes: Axes, layer: Layer, low: float, high: float, bins: int) -> None:
@@ -129,12 +132,11 @@ def heat_map(runs: Runs, field: str = "mean") -> Figure:
     time, found = with_field(named(runs), field)
     tall = max(map(len, found.values()))
     figure, (row,) = blank(
-        1, len(found), 6.4 if len(found) == 1 else 3.4, min(max(1.4 + 0.16 * tall, 2.2), 6.4)
+        1, len(found), 6.4 if len(found) == 1 else 3.4, min(max(1.4 + 0.16 * tall, 2.6), 6.4)
     )
-    limits = {name: caps(many) if shown.of_u else [] for name, many in found.items()}
-    alone = any(each != limits[name] for each in limits.values() for name in limits)
+    alone = shown.of_u and not all(same_caps(*pair) for pair in product(found.values(), repeat=2))
     for (name, many), axes in zip(found.items(), row, strict=True):
-        peers = [one for other in found if limits[other] == limits[name] for one in found[other]]
+        peers = [one for other in found.values() if not alone or same_caps(other, many) for one in other]
         picture = _map(axes, many, shown, _colours(shown, peers))
         time_axis(axes, time)
         axes.grid(visible=False)

@@ -20,6 +20,8 @@ from .style import (
     log_ticks,
     marker,
     run_styles,
+    same_caps,
+    short,
     time_axis,
 )
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEAR = 20
-"""A cap so many times above every mean leaves nothing to see on its own linear scale."""
+"""A cap so many times above the usual mean leaves nothing to see on its own linear scale."""
 
 
 def stepsizes(runs: Runs) -> Figure:
@@ -47,11 +49,12 @@ def stepsizes(runs: Runs) -> Figure:
             time_axis(axes, time if field == "std" else None)
         for cap in limits[name]:
             pair[0].axhline(cap, **CAP_LINE)
-        peers = [one for other in found if limits[other] == limits[name] for one in found[other]]
-        (lowest, highest), (least, most) = (_range(peers, field) for field in ("mean", "std"))
-        cap = _scale(pair[0], lowest, highest, limits[name])
-        _scale(pair[1], least, most, [max(most, cap / 300)] if cap else [])
-        capped = f"cap {', '.join(f'{cap:.5g}' for cap in limits[name])}" if limits[name] else ""
+        peers = [one for other in found.values() if same_caps(other, many) for one in other]
+        linear = near_cap(peers, limits[name])
+        _scale(pair[0], *_range(peers, "mean"), limits[name], linear)
+        # Deviations of a millionth of the cap are none.
+        _scale(pair[1], *_range(peers, "std"), [limits[name][-1] / 300] if linear else [], linear)
+        capped = f"cap {', '.join(map(short, limits[name]))}" if limits[name] else ""
         pair[0].set_title(f"{name} ({capped})" if name and capped else name or capped, fontsize="medium")
     above[0].set_ylabel(measure("mean").label)
     below[0].set_ylabel(measure("std").label)
@@ -64,15 +67,20 @@ def _size(columns: int) -> tuple[float, float]:
     return (6.4, 2.9) if columns == 1 else (3.2, 2.6)
 
 
-def _scale(axes: Axes, lowest: float, highest: float, limits: Sequence[float]) -> float | None:
-    """From 0 to the cap, which is returned, where something comes near it; else logarithmic."""
-    if limits and highest * NEAR >= limits[-1]:
-        axes.set_ylim(0, 1.05 * max(limits[-1], highest))
-        return limits[-1]
-    if lowest > 0:
+def near_cap(found: Sequence[Layer], limits: Sequence[float]) -> bool:
+    """Whether most layers' means are of the order of the cap: only then a linear scale shows them."""
+    means = [value for layer in found for value in layer.values("mean") if isfinite(value)]
+    return bool(limits) and median(means) * NEAR >= limits[-1]
+
+
+def _scale(axes: Axes, lowest: float, highest: float, limits: Sequence[float], linear: bool) -> None:
+    """From 0 to the cap, or logarithmic."""
+    top = max([highest, *limits])
+    if linear:
+        axes.set_ylim(0, 1.05 * top if top else 1)
+    elif lowest > 0:
         axes.set_yscale("log")
-        log_ticks(axes.yaxis, lowest, max([highest, *limits]))
-    return None
+        log_ticks(axes.yaxis, lowest, top)
 
 
 def _range(found: Iterable[Layer], field: str) -> tuple[float, float]:
@@ -113,12 +121,13 @@ def by_layer(runs: Runs, field: str) -> Figure:
         axes.set_title(name, fontsize="medium")
         if axes is not row[0]:
             axes.sharey(row[0])
+            axes.tick_params("y", labelleft=False)
     row[0].set_ylabel(shown.label)
     if shown.limits:
         low, high = shown.limits
         row[0].set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     elif shown.log:
-        _scale(row[0], *_range([one for many in found.values() for one in many], field), limits=())
+        _scale(row[0], *_range([one for many in found.values() for one in many], field), (), linear=False)
     explain_layers(figure, found.values(), colours)
     return figure
 
@@ -148,13 +157,13 @@ def spread(runs: Runs) -> Figure:
         axes.plot(series.time, mean, **style, marker=marker(series), label="mean")
         for cap in limits[name]:
             axes.axhline(cap, **CAP_LINE, label="cap")
-        _scale(axes, min(low), max(high), limits[name])
+        _scale(axes, min(low), max(high), limits[name], near_cap([series], limits[name]))
         axes.set_title(name, fontsize="medium")
         row[-1].plot(series.time, ratio, **style, marker=marker(series), label=name)
     for axes in row:
         time_axis(axes, time)
     row[0].set_ylabel("average u of a layer")
-    row[0].legend(frameon=False, fontsize="small")
+    row[0].legend(framealpha=0.7, edgecolor="none", fontsize="small")
     row[-1].set_title("spread of the layers' averages", fontsize="medium")
     row[-1].set_ylabel("std / mean over the layers")
     row[-1].set_ylim(bottom=0)

@@ -35,6 +35,8 @@ class Layer:
         return [fmean(values) if values else nan for values in found]
 
     def has(self, field: str) -> bool:
+        if field == "histogram":
+            return any(self.histograms)
         return any(row.get(field) is not None for rows in self.rows for row in rows)
 
     @property
@@ -44,8 +46,9 @@ class Layer:
 
     @property
     def histograms(self) -> list[Row | None]:
-        """At each time that of the first row: bins of several seeds are not added up."""
-        return [rows[0].get("histogram") for rows in self.rows]
+        """At each time that of the first row, if it counts any: bins of several seeds are not added up."""
+        found = [rows[0].get("histogram") for rows in self.rows]
+        return [histogram if histogram and any(histogram["counts"]) else None for histogram in found]
 
 
 def named(runs: Runs) -> dict[str, list[Row]]:

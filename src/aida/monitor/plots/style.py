@@ -41,16 +41,20 @@ def time_axis(axes: Axes, name: str | None = None) -> None:
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
     """Short labels at 1, 2 and 5 times the powers of ten from `low` to `high`; of many, at the powers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    few = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8)
+    axis.set_major_locator(few if high > 3 * low else MaxNLocator(4))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
-def _short(value: float) -> str:
-    """2000, but 2e5."""
-    return f"{value:g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
+def short(value: float) -> str:
+    """316.23 and 2000, but 2e5."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:.5g}"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
 def run_styles(count: int) -> list[dict[str, Any]]:
@@ -126,8 +130,14 @@ def layer_name(number: int, parameter: str = "") -> str:
 
 
 def caps(layers: Iterable[Layer]) -> list[float]:
-    """The distinct caps; layers have several where groups of parameters differ in eps."""
-    return sorted({layer.cap for layer in layers if layer.cap is not None})
+    """The caps that differ; layers have several where groups of parameters differ in eps."""
+    found = {f"{layer.cap:.5g}": layer.cap for layer in layers if layer.cap is not None}
+    return sorted(found.values())
+
+
+def same_caps(some: Iterable[Layer], others: Iterable[Layer]) -> bool:
+    """To five digits: AdaBelief's second eps lowers its cap by 3e-6, no reason for scales of its own."""
+    return [f"{cap:.5g}" for cap in caps(some)] == [f"{cap:.5g}" for cap in caps(others)]
 
 
 CAP_LINE: dict[str, Any] = {"color": "0.35", "linestyle": (0, (4, 3)), "linewidth": 1.0}
