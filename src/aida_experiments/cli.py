@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from aida_experiments import cli_data, launch
+from aida_experiments import cli_data, cli_stepsizes, launch
 from aida_experiments.cli_errors import one_line_errors
 from aida_experiments.cli_options import (
     OPTIMIZERS,
@@ -40,6 +40,7 @@ app = typer.Typer(
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Measure what a step costs.")
 app.add_typer(bench, name="bench")
 app.add_typer(cli_data.app, name="data")
+app.command(epilog=cli_stepsizes.EPILOG)(cli_stepsizes.stepsizes)
 
 
 Option = typer.Option

@@ -10,12 +10,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from aida.monitor import plots
+from aida.monitor.plots.style import blank, run_styles, time_axis
 from aida_experiments.report_data import Group, Result, key_label, key_measure, read_result
-from aida_experiments.report_stats import Spread, band, layers, summarise
+from aida_experiments.report_stats import Spread, band, stepsize_rows, summarise
 from aida_experiments.runs import Row, Run, replaced
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["learning_curves", "merged_rows", "read_result", "stepsizes", "table", "write_figures"]
@@ -75,23 +76,6 @@ def table(results: Sequence[Result], title: str) -> Table:
     return view
 
 
-def _figure(columns: int, rows: int, width: float, height: float) -> Figure:
-    """A figure that needs no display and touches no global state."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=130)
-    figure.subplots(rows, columns, squeeze=False)
-    return figure
-
-
-def _epoch_axis(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def save_figure(figure: Figure, path: Path) -> None:
     """Write in the format of the path's suffix; the same figure gives the same bytes."""
     from matplotlib import rc_context
@@ -110,20 +94,20 @@ def learning_curves(results: Sequence[Result]) -> Figure | None:
     keys = list(dict.fromkeys(key for key in (*group.keys[:1], group.choosing_key) if key in group.keys))
     if not keys:
         return None
-    figure = _figure(len(keys), 1, 5.6, 4.2)
-    for axes, key in zip(figure.axes, keys, strict=True):
+    figure, (row,) = blank(1, len(keys), 5.6, 4.2)
+    for axes, key in zip(row, keys, strict=True):
         measure = key_measure(key)
         settled = []
-        for optimizer in group.optimizers:
+        for optimizer, style in zip(group.optimizers, run_styles(len(group.optimizers)), strict=True):
             curve = band(group.of(optimizer), key)
             mean = [measure.scale * spread.mean for spread in curve.values()]
             std = [measure.scale * (spread.std or 0.0) for spread in curve.values()]
-            (line,) = axes.plot(list(curve), mean, label=optimizer, linewidth=1.6)
+            axes.plot(list(curve), mean, label=optimizer, linewidth=1.6, **style)
             low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
-            axes.fill_between(list(curve), low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+            axes.fill_between(list(curve), low, high, color=style["color"], alpha=0.15, linewidth=0)
             settled += mean[len(mean) // 4 :]
-        axes.set(xlabel="epoch", ylabel=key_label(key))
-        _epoch_axis(axes)
+        axes.set_ylabel(key_label(key))
+        time_axis(axes, "epoch")
         # The first epochs, where all are bad, would hide the differences at the end.
         if measure.higher and settled and max(settled) > min(settled):
             margin = 0.2 * (max(settled) - min(settled))
@@ -135,51 +119,10 @@ def learning_curves(results: Sequence[Result]) -> Figure | None:
 
 
 def stepsizes(results: Sequence[Result]) -> Figure | None:
-    """Mean (above) and standard deviation (below) of each weight tensor's adaptive stepsize by epoch.
-
-    One column per optimizer that has adaptive stepsizes, means over its seeds; None if none has any.
-    """
+    """Mean and standard deviation of each layer's stepsizes, a column an optimizer; None if none has any."""
     group = Group("", results)
-    found = {name: layers(group.of(name)) for name in group.optimizers}
-    shown = {name: lines for name, lines in found.items() if lines}
-    if not shown:
-        return None
-    figure = _figure(len(shown), 2, 3.2, 2.6)
-    above, below = figure.axes[: len(shown)], figure.axes[len(shown) :]
-    colours = _colours(max(layer.number for lines in shown.values() for layer in lines))
-    caps = {name: group.of(name)[0].cap for name in shown}
-    # Panels with one cap share their scales; Adam's eps lies outside the root, so its stepsizes go far
-    # beyond any cap: it gets scales of its own.
-    tallest = {
-        cap: max(max(one.std) for name, lines in shown.items() if caps[name] == cap for one in lines)
-        for cap in caps.values()
-    }
-    for (name, lines), *pair in zip(shown.items(), above, below, strict=True):
-        cap = caps[name]
-        for axes, key in zip(pair, ("mean", "std"), strict=True):
-            for layer in lines:
-                (line,) = axes.plot(layer.epochs, getattr(layer, key), color=colours[layer.number - 1])
-                line.set(label=f"{layer.number}", linewidth=1.3)
-            if cap is None:
-                axes.set_yscale("log")
-            _epoch_axis(axes)
-        if cap is not None:
-            pair[0].axhline(cap, color="0.4", linestyle="--", linewidth=1)
-            pair[0].set_ylim(0, 1.05 * cap)
-            pair[1].set_ylim(0, 1.05 * max(tallest[cap], cap / 300))
-        pair[0].set_title(name if cap is None else f"{name} (cap {cap:.5g})", fontsize="medium")
-        pair[1].set_xlabel("epoch")
-    above[0].set_ylabel("mean stepsize")
-    below[0].set_ylabel("standard deviation")
-    handles, labels = above[0].get_legend_handles_labels()
-    figure.legend(handles, labels, title="layer", loc="outside right center", frameon=False, fontsize="small")
-    return figure
-
-
-def _colours(layers: int) -> list:
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.9 * layer / max(layers - 1, 1)) for layer in range(layers)]
+    found = {name: stepsize_rows(group.of(name)) for name in group.optimizers}
+    return plots.stepsizes(found) if any(found.values()) else None
 
 
 def write_figures(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
+from aida.monitor.plots import MEASURES, Layer, layers
+from aida.monitor.plots.series import coarser, fitting, spaced
+from aida.monitor.plots.style import IN_LEGEND, caps
+from aida.monitor.record import histogram_edges
 from aida_experiments.report_data import Group, Measure, Result, key_label, key_measure
-from aida_experiments.report_stats import Interval, Score, Summary, band, layers, seconds_by_epoch
+from aida_experiments.report_stats import Interval, Score, Summary, band, seconds_by_epoch, stepsize_rows
 
 View = dict[str, Any]
 
@@ -15,14 +20,16 @@ View = dict[str, Any]
 def charts(group: Group, summaries: Sequence[Summary], colours: Mapping[str, int]) -> View:
     """Numbers for the script; everything is already multiplied by its measure's scale."""
     measure = group.measure
+    stepsizes = {name: layers(stepsize_rows(group.of(name))) for name in group.optimizers}
+    by_layer = layer_charts(stepsizes, "epoch")
     return {
+        **by_layer,
         "scored": key_label(group.scored_key),
         "higher": measure.higher,
         "keys": [
             {"key": key, "label": key_label(key), "higher": key_measure(key).higher} for key in group.keys
         ],
         "first": group.choosing_key,
-        "histograms": histogram_epochs(group),
         "optimizers": [
             {
                 "name": summary.optimizer,
@@ -32,22 +39,16 @@ def charts(group: Group, summaries: Sequence[Summary], colours: Mapping[str, int
                 "scores": {kind: score_chart(getattr(summary, kind), measure) for kind in ("best", "last")},
                 "curves": {key: curve_chart(group.of(summary.optimizer), key) for key in group.keys},
                 "runs": [run_chart(result, group.keys) for result in group.of(summary.optimizer)],
-                "cap": group.of(summary.optimizer)[0].cap,
-                "layers": layer_charts(group.of(summary.optimizer)),
+                **by_layer["optimizers"][summary.optimizer],
             }
             for summary in summaries
         ],
     }
 
 
-def histogram_epochs(group: Group) -> list[int]:
-    rows = (row for result in group.results for row in result.stepsizes)
-    return sorted({row["epoch"] for row in rows if row.get("histogram")})
-
-
 def short(value: float | None, scale: float = 1.0) -> float | None:
     """Six digits are more than a pixel."""
-    return None if value is None else float(f"{scale * value:.6g}")
+    return None if value is None or not isfinite(value) else float(f"{scale * value:.6g}")
 
 
 def score_chart(score: Score, measure: Measure) -> View:
@@ -97,10 +98,53 @@ def run_chart(result: Result, keys: Sequence[str]) -> View:
     }
 
 
-def layer_charts(results: Sequence[Result]) -> list[View]:
-    return [
-        {"layer": one.number, "parameter": one.parameter, "epoch": one.epochs,
-         "mean": list(map(short, one.mean)), "std": list(map(short, one.std)),
-         **({"histograms": one.histograms} if any(one.histograms) else {})}
-        for one in layers(results)
-    ]  # fmt: skip
+SHOWN = ("cos", "update_ratio", "capped", "residual", "g_norm", "m_norm", "p_norm")
+TIMES, SLIDES, BINS = 200, 60, 100
+"""A page has at most so many times in its lines and on its slider, and about so many bins in a histogram."""
+
+
+def layer_charts(stepsizes: Mapping[str, Sequence[Layer]], time: str) -> View:
+    """Each optimizer's layers over time, and what there is to choose from; `time` is "epoch" or "step"."""
+    every = [layer for many in stepsizes.values() for layer in many]
+    kept = set(spaced(sorted({at for layer in every for at in layer.time}), TIMES))
+    drawn = {at for one in every for at, h in zip(one.time, one.histograms, strict=True) if h and at in kept}
+    slides = spaced(sorted(drawn), SLIDES)
+    numbers = set(spaced(sorted({layer.number for layer in every}), IN_LEGEND))
+    return {
+        "time": time,
+        "measures": [
+            {"field": field, "label": MEASURES[field].label, "log": MEASURES[field].log,
+             "limits": MEASURES[field].limits}
+            for field in SHOWN if any(layer.has(field) for layer in every)
+        ],
+        "histograms": slides,
+        "optimizers": {
+            name: {
+                "cap": max(caps(many), default=None),
+                "layers": [_layer_chart(one, kept, slides if one.number in numbers else ()) for one in many],
+            }
+            for name, many in stepsizes.items()
+        },
+    }  # fmt: skip
+
+
+def _layer_chart(layer: Layer, kept: set[int], slides: Sequence[int]) -> View:
+    places = [place for place, at in enumerate(layer.time) if at in kept]
+
+    def line(field: str) -> list[float | None]:
+        values = layer.values(field)
+        return [short(values[place]) for place in places]
+
+    shown = [layer.histograms[place] if layer.time[place] in slides else None for place in places]
+    bins = fitting([each for each in shown if each], BINS)
+    return {
+        "layer": layer.number, "parameter": layer.parameter, "time": [layer.time[place] for place in places],
+        "mean": line("mean"), "std": line("std"),
+        "measures": {field: line(field) for field in SHOWN if layer.has(field)},
+        **({"histograms": [each and _bars(each, bins) for each in shown]} if any(shown) else {}),
+    }  # fmt: skip
+
+
+def _bars(histogram: Mapping[str, Any], bins: int) -> View:
+    wider = coarser(histogram, bins)
+    return {"edges": list(map(short, histogram_edges(wider))), "counts": wider["counts"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,20 @@ def write_html(folder: Path) -> Path:
 
 def render(groups: Sequence[Group], name: str, folder: Path) -> str:
     """The page as text: the same groups give the same text."""
+    colours = colour_numbers(groups)
+    views = [group_view(group, f"task-{i}", folder, colours) for i, group in enumerate(groups, 1)]
+    return page(
+        "report.html.j2",
+        name=name,
+        about="optimizers compared",
+        charts={view["id"]: view.pop("charts") for view in views},
+        groups=views,
+        overview=overview(groups, colours) if len(groups) > 1 else None,
+    )
+
+
+def page(template: str, *, name: str, about: str, charts: Mapping[str, Any], **more: Any) -> str:
+    """A template with style, script, Plotly and the charts' data written into it."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
@@ -48,18 +62,15 @@ def render(groups: Sequence[Group], name: str, folder: Path) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    colours = colour_numbers(groups)
-    views = [group_view(group, f"task-{i}", folder, colours) for i, group in enumerate(groups, 1)]
-    page: dict[str, Any] = {
-        "name": name,
-        "groups": views,
-        "overview": overview(groups, colours) if len(groups) > 1 else None,
-        "charts": {view["id"]: view.pop("charts") for view in views},
-        "plotly": get_plotlyjs(),
-        "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
-        "script": (TEMPLATES / "script.js").read_text(encoding="utf-8"),
-    }
-    return templates.get_template("template.html.j2").render(page)
+    return templates.get_template(template).render(
+        name=name,
+        about=about,
+        charts=charts,
+        plotly=get_plotlyjs(),
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "script.js").read_text(encoding="utf-8"),
+        **more,
+    )
 
 
 # What is compared most often comes first, so that it has the same colour in every report.

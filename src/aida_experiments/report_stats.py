@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from aida_experiments.report_data import Group, Measure, Result
+from aida_experiments.runs import Row
 
 LEVEL = 0.95
 DRAWS = 10_000
@@ -199,41 +200,13 @@ def band(results: Sequence[Result], key: str) -> dict[int, Spread]:
     return {epoch: spread for epoch in shared if (spread := Spread.of([run[epoch] for run in runs]))}
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A weight tensor's adaptive stepsizes by epoch: means over seeds of each run's mean and deviation."""
+def stepsize_rows(results: Sequence[Result]) -> list[Row]:
+    """The layers' rows of one optimizer's runs, with the cap of their settings where a row has none.
 
-    number: int
-    parameter: str
-    numel: int
-    epochs: list[int]
-    mean: list[float]
-    std: list[float]
-    histograms: list[dict | None]
-
-
-def layers(results: Sequence[Result]) -> list[Layer]:
-    """The stepsizes of one optimizer's runs, layer by layer, without diverged ones if there are others.
-
-    A row may carry a `histogram`, {"edges": [n + 1], "counts": [n]}; the first run's are shown.
+    Diverged runs are left out if there are others.
     """
     measured = [result for result in results if result.stepsizes]
-    runs = [result.stepsizes for result in measured if not result.diverged]
-    runs = runs or [result.stepsizes for result in measured]
-    cells: dict[tuple[str, int], dict[int, list[dict]]] = {}
-    for rows in runs:
-        for row in rows:
-            cell = cells.setdefault((row.get("parameter", ""), row["layer"]), {})
-            cell.setdefault(row["epoch"], []).append(row)
+    runs = [result for result in measured if not result.diverged] or measured
     return [
-        Layer(
-            number,
-            parameter,
-            numel=next(iter(by_epoch.values()))[0].get("numel", 0),
-            epochs=sorted(by_epoch),
-            mean=[fmean(row["mean"] for row in by_epoch[epoch]) for epoch in sorted(by_epoch)],
-            std=[fmean(row["std"] for row in by_epoch[epoch]) for epoch in sorted(by_epoch)],
-            histograms=[by_epoch[epoch][0].get("histogram") for epoch in sorted(by_epoch)],
-        )
-        for (parameter, number), by_epoch in cells.items()
+        {**row, "seed": run.seed, "cap": row.get("cap", run.cap)} for run in runs for row in run.stepsizes
     ]

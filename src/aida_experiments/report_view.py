@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from aida.monitor.plots import Layer, layers
+from aida.monitor.plots.series import spaced
 from aida_experiments.report_charts import charts
 from aida_experiments.report_command import command, source
 from aida_experiments.report_data import Group, Measure, Result, conditions, key_label, show
-from aida_experiments.report_stats import Interval, Score, Spread, Summary, band, layers, summarise
+from aida_experiments.report_stats import Interval, Score, Spread, Summary, band, stepsize_rows, summarise
 
 View = dict[str, Any]
 LARGEST_PICTURE = 2_000_000
 COMMIT = 12
+STEPSIZES = (
+    "u = 1 / √(v / (1 − β₂ᵗ) + ε / (1 − β₂)) of every weight tensor at the end of each epoch, without "
+    "learning rate and first bias correction; means over seeds."
+)
 
 
 def group_view(group: Group, id: str, folder: Path, colours: Mapping[str, int]) -> View:
@@ -37,7 +44,10 @@ def group_view(group: Group, id: str, folder: Path, colours: Mapping[str, int]) 
         "seeds": len({result.seed for result in group.results}),
         "rows": [row(summary, group.measure, summaries, colours) for summary in summaries],
         "curve_table": curve_table(group, summaries),
-        "stepsize_table": stepsize_table(group),
+        "stepsize_table": stepsize_table(
+            {name: layers(stepsize_rows(group.of(name))) for name in group.optimizers}
+        ),
+        "stepsize_note": STEPSIZES,
         "settings": settings(group),
         "versions": versions(group),
         "runs": [run_row(result, group, folder) for result in group.results],
@@ -161,17 +171,10 @@ def shade(rank: int | None, worst: int) -> int:
     return round(34 * (worst - rank) / (worst - 1)) if rank and worst > 1 else 0
 
 
-def spaced(values: Sequence[int], most: int = 8) -> list[int]:
-    """At most so many of the values, evenly spaced, with the first and the last."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
-
-
 def curve_table(group: Group, summaries: Sequence[Summary]) -> View:
     """The curves of the choosing measure in numbers, for those who cannot see them."""
     curves = {s.optimizer: band(group.of(s.optimizer), group.choosing_key) for s in summaries}
-    epochs = spaced(sorted(set().union(*curves.values())))
+    epochs = spaced(sorted(set().union(*curves.values())), 8)
     measure = group.measure
     shown = [
         [name, *(curve[e].show(measure.form, measure.scale) if e in curve else "–" for e in epochs)]
@@ -180,14 +183,19 @@ def curve_table(group: Group, summaries: Sequence[Summary]) -> View:
     return {"epochs": epochs, "rows": shown, "label": key_label(group.choosing_key)}
 
 
-def stepsize_table(group: Group) -> list[View]:
-    """Mean and deviation of each layer's stepsizes at the last epoch, one table row a layer."""
+def stepsize_table(stepsizes: Mapping[str, Sequence[Layer]]) -> list[View]:
+    """Mean and deviation of each layer's stepsizes at the last time, one table row a layer."""
     return [
         {"name": name, "layer": one.number, "parameter": one.parameter, "numel": f"{one.numel:,}",
-         "epoch": one.epochs[-1], "mean": f"{one.mean[-1]:.5g}", "std": f"{one.std[-1]:.4g}"}
-        for name in group.optimizers
-        for one in layers(group.of(name))
+         "time": one.time[-1], "mean": _number(one.values("mean")[-1], ".5g"),
+         "std": _number(one.values("std")[-1], ".4g")}
+        for name, many in stepsizes.items()
+        for one in many
     ]  # fmt: skip
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if isfinite(value) else "–"
 
 
 def settings(group: Group) -> View:

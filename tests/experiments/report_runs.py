@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import log2
 from pathlib import Path
 
 from aida_experiments.report_data import Result
@@ -33,7 +34,7 @@ def result(
             row = {"kind": "stepsize", "epoch": epoch, "layer": layer, "parameter": f"{layer}.weight"}
             row |= {"numel": 10, "mean": mean / layer, "std": 1.0 * layer}
             if histogram:
-                row["histogram"] = {"edges": [100, 200, 400], "counts": [1, 3 * epoch]}
+                row["histogram"] = {"low": log2(100), "per_octave": 1, "counts": [1, 3 * epoch]}
             rows.append(row)
     if status == "diverged":
         rows.append({"kind": "diverged", "epoch": len(validation) + 1, "lr": 0.1})

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from math import cos
 
 import pytest
 
 from aida_experiments.report_html import write_html
 from experiments.report_runs import result, write
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-FLAGS += "--disable-component-update --disable-sync"
 
 
 def runs():
@@ -32,14 +24,6 @@ def runs():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("compared")
     write(folder / "a", runs())
@@ -48,36 +32,6 @@ def address(tmp_path_factory) -> str:
         [result("aida", 0, [9.0, 8.0], [9.0, 8.0], measure="perplexity", task="lm", model="lstm")],
     )
     return write_html(folder).as_uri()
-
-
-@pytest.fixture
-def opened(browser, address):
-    """Opens the page with options of the browser; in the end nothing may have gone wrong in it."""
-    said, pages = [], []
-
-    def open_page(*, draw: bool = True, **options):
-        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url))
-        page.goto(address)
-        pages.append(page)
-        if draw:
-            draw_all(page)
-        return page
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert [each for each in said if not each.startswith((address, "data:", "blob:"))] == []
-
-
-def draw_all(page) -> None:
-    """As before printing, every chart is drawn at once."""
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.chart')].every((each) => each.querySelector('.main-svg'))"
-    )
 
 
 def traces(page, chart: str, kind: str = "") -> list[dict]:

@@ -30,9 +30,9 @@
     automargin: true, fixedrange: false, tickfont: { size: 11 }, ...more,
   });
 
-  // Whole epochs, about `count` of them.
-  function epochAxis(epochs, count) {
-    const last = Math.max(1, ...epochs), rough = last / count, power = 10 ** Math.floor(Math.log10(rough));
+  // Whole epochs or steps, about `count` of them.
+  function timeAxis(times, count) {
+    const last = times.reduce((most, each) => Math.max(most, each), 1), rough = last / count, power = 10 ** Math.floor(Math.log10(rough));
     const dtick = Math.max(1, [1, 2, 5, 10].map((digit) => digit * power).find((each) => each >= rough));
     return { tick0: 0, dtick, tickformat: "d" };
   }
@@ -162,7 +162,7 @@
       yaxis.range = [low - margin, high + margin];
     }
     return draw(element, traces, {
-      xaxis: axis({ title: { text: state.x === "epoch" ? "epoch" : "wall seconds" }, ...(state.x === "epoch" ? epochAxis(epochs, phone() ? 5 : 10) : {}) }),
+      xaxis: axis({ title: { text: state.x === "epoch" ? "epoch" : "wall seconds" }, ...(state.x === "epoch" ? timeAxis(epochs, phone() ? 5 : 10) : {}) }),
       yaxis: axis(yaxis), margin: { l: 8, r: 12, t: 10, b: 44 }, hovermode: phone() ? "closest" : "x",
     });
   }
@@ -170,35 +170,40 @@
   const lastLayer = (data) => Math.max(1, ...data.optimizers.flatMap((each) => each.layers.map((layer) => layer.layer)));
   const layerColour = (data, layer) => rampColour(lastLayer(data) > 1 ? (layer.layer - 1) / (lastLayer(data) - 1) : 0);
 
+  const layerLine = (data, layer, y, name) => ({
+    type: "scatter", mode: layer.time.length < 2 ? "markers" : "lines", x: layer.time, y,
+    line: { color: layerColour(data, layer), width: 1.8 }, marker: { color: layerColour(data, layer) },
+    hovertemplate: `layer ${layer.layer} ${layer.parameter}<br>${data.time} %{x}: ${name} %{y:.4~g}<extra></extra>`,
+  });
+
   // The paper's form: the means above, the deviations below; panels with one cap share their scales.
   function drawStepsizes(element, data, optimizer) {
     const traces = [];
     for (const layer of optimizer.layers) {
       for (const [measure, yaxis] of [["mean", "y"], ["std", "y2"]]) {
-        traces.push({
-          type: "scatter", mode: layer.epoch.length < 2 ? "markers" : "lines", x: layer.epoch, y: layer[measure], yaxis,
-          line: { color: layerColour(data, layer), width: 1.8 }, marker: { color: layerColour(data, layer) },
-          hovertemplate: `layer ${layer.layer} ${layer.parameter}<br>epoch %{x}: ${measure} %{y:.4~g}<extra></extra>`,
-        });
+        traces.push({ ...layerLine(data, layer, layer[measure], measure), yaxis });
       }
     }
-    const capped = optimizer.cap !== null;
-    const peers = data.optimizers.filter((each) => each.cap === optimizer.cap);
-    const tallest = Math.max(...peers.flatMap((each) => each.layers.flatMap((layer) => layer.std)), (optimizer.cap || 0) / 300);
+    // AdaBelief's second epsilon lowers its cap by 3e-6: no reason for scales of its own.
+    const peers = data.optimizers.filter(({ cap }) => cap === optimizer.cap || Math.abs(cap - optimizer.cap) < 1e-5 * cap);
+    const valuesOf = (measure) => peers.flatMap((each) => each.layers.flatMap((layer) => layer[measure])).filter((each) => each !== null).sort((a, b) => a - b);
+    const means = valuesOf("mean"), tallest = valuesOf("std").pop() || 0;
+    // A cap far above the usual mean leaves nothing to see on its own linear scale.
+    const capped = optimizer.cap !== null && 20 * means[means.length >> 1] >= optimizer.cap;
     const powers = { type: "log", exponentformat: "power", nticks: 5 };
     return draw(element, traces, {
       margin: { l: 8, r: 6, t: 6, b: 34 },
-      xaxis: axis({ title: { text: "epoch", standoff: 4 }, anchor: "y2", ...epochAxis(optimizer.layers.flatMap((layer) => layer.epoch), 4) }),
+      xaxis: axis({ title: { text: data.time, standoff: 4 }, anchor: "y2", ...timeAxis(optimizer.layers.flatMap((layer) => layer.time), 4) }),
       yaxis: axis({ domain: [0.54, 1], ...(capped ? { range: [0, 1.06 * optimizer.cap] } : powers), title: { text: phone() ? "" : "mean", standoff: 4 } }),
-      yaxis2: axis({ domain: [0, 0.46], ...(capped ? { range: [0, 1.06 * tallest] } : powers), title: { text: phone() ? "" : "deviation", standoff: 4 } }),
-      shapes: capped ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: optimizer.cap, y1: optimizer.cap, line: { color: css("soft"), width: 1.2, dash: "dash" } }] : [],
+      yaxis2: axis({ domain: [0, 0.46], ...(capped ? { range: [0, 1.06 * Math.max(tallest, optimizer.cap / 300)] } : powers), title: { text: phone() ? "" : "deviation", standoff: 4 } }),
+      shapes: optimizer.cap !== null ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: optimizer.cap, y1: optimizer.cap, line: { color: css("soft"), width: 1.2, dash: "dash" } }] : [],
     });
   }
 
   function drawHistogram(element, data, optimizer, state) {
-    const epoch = data.histograms[state.histogram];
+    const time = data.histograms[state.histogram];
     const traces = optimizer.layers.flatMap((layer) => {
-      const found = (layer.histograms || [])[layer.epoch.indexOf(epoch)];
+      const found = (layer.histograms || [])[layer.time.indexOf(time)];
       if (!found) return [];
       const total = found.counts.reduce((sum, count) => sum + count, 0) || 1;
       return [{
@@ -211,6 +216,22 @@
       margin: { l: 8, r: 6, t: 6, b: 34 },
       xaxis: axis({ type: "log", title: { text: "stepsize", standoff: 4 }, exponentformat: "power", nticks: 5 }),
       yaxis: axis({ tickformat: ".0%", rangemode: "tozero", title: { text: phone() ? "" : "share", standoff: 4 } }),
+    });
+  }
+
+  // Panels share one scale, so that optimizers can be compared.
+  function drawMeasure(element, data, optimizer, state) {
+    const { field, label, log, limits } = data.measures.find((each) => each.field === state.measure);
+    const measured = (each) => each.layers.filter((layer) => field in layer.measures);
+    const values = data.optimizers.flatMap(measured).flatMap((layer) => layer.measures[field]).filter((y) => y !== null && (!log || y > 0));
+    const scaled = values.map((y) => log ? Math.log10(y) : y);
+    const low = scaled.reduce((a, b) => Math.min(a, b), Infinity), high = scaled.reduce((a, b) => Math.max(a, b), -Infinity);
+    const [least, most] = limits || [low, high], margin = 0.04 * (most - least) || 0.1;
+    const yaxis = values.length ? { range: [least - margin, most + margin] } : {};
+    return draw(element, measured(optimizer).map((layer) => layerLine(data, layer, layer.measures[field], label)), {
+      margin: { l: 8, r: 6, t: 6, b: 34 },
+      xaxis: axis({ title: { text: data.time, standoff: 4 }, ...timeAxis(optimizer.layers.flatMap((layer) => layer.time), 4) }),
+      yaxis: axis({ ...yaxis, ...(log ? { type: "log", exponentformat: "power", nticks: 5 } : {}) }),
     });
   }
 
@@ -234,7 +255,8 @@
 
   function addPanels(article, holder, data, drawIt) {
     const kind = holder.dataset.panels;
-    const shown = data.optimizers.filter((each) => each.layers.some((layer) => kind !== "histograms" || layer.histograms));
+    const has = { stepsizes: () => true, histograms: (layer) => layer.histograms, measures: (layer) => Object.keys(layer.measures).length };
+    const shown = data.optimizers.filter((each) => each.layers.some(has[kind]));
     for (const optimizer of shown) {
       const figure = document.createElement("figure"), title = document.createElement("h5"), element = document.createElement("div");
       const cap = optimizer.cap === null ? "" : ` – cap ${Number(optimizer.cap.toPrecision(5))}`;
@@ -265,15 +287,15 @@
     const data = DATA[article.id];
     const state = {
       kind: "best", rival: "best_rival", key: data.first, x: "epoch", bands: true, seeds: false, log: false, off: new Set(),
-      histogram: data.histograms.length - 1,
+      histogram: data.histograms.length - 1, measure: data.measures.length ? data.measures[0].field : null,
     };
     const forms = { scores: drawScores, differences: drawDifferences, curves: drawCurves };
     for (const element of all("[data-chart]", article)) {
       add(article, element.dataset.chart, element, () => forms[element.dataset.chart](element, data, state));
     }
+    const panels = { stepsizes: drawStepsizes, histograms: drawHistogram, measures: drawMeasure };
     for (const holder of all("[data-panels]", article)) {
-      addPanels(article, holder, data, (...what) =>
-        holder.dataset.panels === "stepsizes" ? drawStepsizes(...what) : drawHistogram(...what, state));
+      addPanels(article, holder, data, (...what) => panels[holder.dataset.panels](...what, state));
     }
     for (const holder of all("[data-layers]", article)) colourLayers(holder, data);
     const redrawKind = (...kinds) => redraw((each) => each.article === article && kinds.includes(each.kind));
@@ -298,9 +320,12 @@
       slider.addEventListener("input", () => {
         state.histogram = Number(slider.value);
         slider.nextElementSibling.value = data.histograms[state.histogram];
-        slider.setAttribute("aria-valuetext", `epoch ${data.histograms[state.histogram]}`);
+        slider.setAttribute("aria-valuetext", `${data.time} ${data.histograms[state.histogram]}`);
         redrawKind("histograms");
       });
+    }
+    for (const select of all("[data-measure]", article)) {
+      select.addEventListener("change", () => { state.measure = select.value; redrawKind("measures"); });
     }
     const toggles = all("[data-toggle]", article);
     const press = () => {
