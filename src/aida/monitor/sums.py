@@ -63,7 +63,7 @@ def layer_sums(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tens
     n1 = n.clamp(min=1)
     mean = first + off / n1
     sums = torch.stack([n, n * mean, squares - off * off / n1, n * mean * mean])
-    constants = [torch.as_tensor(x, dtype=dtype).to(device, non_blocking=True) for x in (d.step_size, d.step)]
+    constants = [zero + x.to(device) if isinstance(x, Tensor) else zero + x for x in (d.step_size, d.step)]
     return torch.cat([sums, total[3:]]), torch.stack([low, high, *constants])
 
 
