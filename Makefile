@@ -9,7 +9,7 @@ LOCK := requirements/dev.txt
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config
 
-.PHONY: install demo test test-distributed test-floors lint bench lock clean
+.PHONY: install demo test test-distributed test-runner test-floors lint bench lock clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -32,9 +32,13 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -q
 
-# Several processes on this machine; minutes on two cores.
+# Sharded steps on several processes of this machine; minutes on two cores.
 test-distributed: install
 	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/sharding
+
+# Runs on several devices, in workers that are killed, and on a Ray cluster.
+test-runner: install
+	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/experiments
 
 # Every task's small preset, whole and on real data, ends beyond its floor; an hour on two cores.
 test-floors: install
