@@ -114,7 +114,7 @@ def main() -> None:
         print(f"| {name} | {row['layers']} | {row['parameters']:,} | {row['step_ms']:.1f} | "
               f"{row['record_ms']:.1f} | {row['cost_percent']:.2f} % |", flush=True)  # fmt: skip
     if options.output:
-        about = {"machine": machine(), "versions": versions(), "threads": options.threads}
+        about = {"machine": machine("cpu"), "versions": versions(), "threads": options.threads}
         options.output.write_text(json.dumps({**about, "models": found}, indent=1) + "\n")
 
 
