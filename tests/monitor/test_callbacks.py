@@ -55,7 +55,7 @@ def test_hugging_face(tmp_path):
 
 
 def test_lightning(tmp_path):
-    pl = pytest.importorskip("pytorch_lightning")
+    import pytorch_lightning as pl
 
     class Module(pl.LightningModule):
         def __init__(self):

@@ -8,7 +8,7 @@ from torch.nn import Parameter
 import aida
 from aida.monitor import histogram_edges, layer_stepsizes
 from aida.monitor.measures import cosine, percentile, residual, spread, update_ratio
-from members import CASES, OWN, name, train
+from members import OWN, name, train
 
 PIECE = 2**15
 SHAPES = ((PIECE + 7,), (3, 5, 2, 4), (2 * PIECE,), (1,))
@@ -151,7 +151,3 @@ def test_a_gradient_that_is_gone_leaves_the_rest():
     assert {k: x for k, x in before.items() if k not in gone} == {
         k: x for k, x in after.items() if k not in gone
     }
-
-
-def test_the_cases_of_the_family_are_all_here():
-    assert {cls for cls, _ in CASES} == set(OWN)

@@ -130,7 +130,8 @@ def test_tensorboard(tmp_path):
 
 
 def test_weights_and_biases(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
+    import wandb
+
     from aida.monitor import WandB
 
     with pytest.raises(ValueError, match=r"wandb\.init\(\)"):
@@ -138,8 +139,8 @@ def test_weights_and_biases(tmp_path, monkeypatch):
     model, optimizer = model_and_optimizer()
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = wandb.init(mode="offline", dir=tmp_path)
-    logged = []
-    monkeypatch.setattr(run, "log", lambda values: logged.append(values))
+    logged, log = [], run.log
+    monkeypatch.setattr(run, "log", lambda values: (logged.append(values), log(values)))
     with StepsizeMonitor(optimizer, model, every=2, to=[WandB()]):
         train(optimizer, range(2))
     run.finish()

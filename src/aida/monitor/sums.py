@@ -88,7 +88,8 @@ def _products(p: Tensor, g: Any, m: Any, u: Tensor, buffer: Any, d: Definition) 
             g = (g + d.weight_decay * p) / (1 - d.weight_decay * d.step_size * u)
         gg = _dot(g, g)
         if m is not None:
-            gm, dd = _dot(g, m), _dot(m - g, m - g)
+            difference = m - g
+            gm, dd = _dot(g, m), _dot(difference, difference)
         if m is None and update is None:
             update = d.step_size * u * g
     if update is not None:
