@@ -68,15 +68,16 @@ void for_chunks(const Run& run, int threads, Body body) {
   };
   threads = std::min(threads, MOST);
   Share shares[MOST];
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    const int me = omp_get_thread_num(), all = omp_get_num_threads();
+  auto work = [&](int me, int all) {
     for (int i = 0; i < all; i++) {
       const int64_t owner = (me + i) % all;
       const int64_t first = owner * run.chunks / all, mine = (owner + 1) * run.chunks / all - first;
       for (int64_t c; (c = shares[owner].taken++) < mine;) run.chunk(first + c, body);
     }
-  }
+  };
+  if (threads <= 1) return work(0, 1);  // without OpenMP, whose threads a forked child does not have
+#pragma omp parallel num_threads(threads)
+  work(omp_get_thread_num(), omp_get_num_threads());
 }
 
 // A layer's sums are its chunks' sums, added in order.

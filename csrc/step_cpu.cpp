@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "chunks.hpp"
+#include "tensors.hpp"
 #include "types.hpp"
 
 namespace {
@@ -318,9 +319,19 @@ int64_t aida_step_bytes() { return sizeof(Step); }
 int64_t aida_chunk() { return CHUNK; }
 int64_t aida_best_variant() { return best_variant(); }
 
-// Adds 1 to each counter; `counts` gets the new values.
-void aida_advance(float* const* counters, int64_t count, double* counts) {
-  for (int64_t i = 0; i < count; i++) counts[i] = double(*counters[i] += 1);
+// The numbers that the counters hold.
+void aida_counts(float* const* counters, int64_t count, double* counts) {
+  for (int64_t i = 0; i < count; i++) counts[i] = double(*counters[i]);
+}
+
+// Adds 1 to each counter.
+void aida_advance(float* const* counters, int64_t count) {
+  for (int64_t i = 0; i < count; i++) *counters[i] += 1;
+}
+
+int64_t aida_describe(const TensorApi* api, void** impls, int64_t count, int64_t* addresses, int64_t* facts,
+                      int64_t room) {
+  return describe(*api, impls, count, addresses, facts, room);
 }
 
 // sums [count, 4]; partial [chunks, 4] is room to work in.

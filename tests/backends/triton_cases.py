@@ -216,14 +216,6 @@ def test_addresses_are_uploaded_when_they_have_changed(monkeypatch):
     assert not torch.equal(triton.gram(x, scalars(n=1)), first)
 
 
-def test_tensors_that_do_not_belong_together_are_refused():
-    x = layers(shapes=[(5,)])
-    with pytest.raises(RuntimeError, match=r"shapes are \(5,\), \(4,\)"):
-        triton.gram(replace(x, g=[x.g[0][:4]]), scalars(n=1))
-    with pytest.raises(RuntimeError, match="exp_avg is on meta"):
-        triton.gram(replace(x, m=[torch.empty(5, dtype=F64, device="meta")]), scalars(n=1))
-
-
 @pytest.fixture
 def everywhere(monkeypatch):
     monkeypatch.setitem(choose.FUSED, "cpu", (triton, lambda p: None))
@@ -283,11 +275,16 @@ def test_gradscaler_leaves_unscaling_and_skipping_to_the_step():
 
 
 def test_a_backend_that_does_not_unscale_says_so():
+    """What lies on the host is unscaled there, whatever the backend."""
     p = torch.nn.Parameter(torch.ones(3, device=DEVICE))
     p.grad = torch.ones_like(p)
     optimizer = aida.Aida([p], foreach=True)
-    optimizer.found_inf = torch.zeros((), device=DEVICE)
-    with pytest.raises(RuntimeError, match="grad_scale and found_inf are heeded by the fused step on a GPU"):
+    optimizer.found_inf = torch.ones((), device=DEVICE)
+    if DEVICE == "cpu":
+        optimizer.step()
+        assert torch.equal(p, torch.ones_like(p))
+        return
+    with pytest.raises(RuntimeError, match="grad_scale and found_inf are used by the fused step alone"):
         optimizer.step()
 
 

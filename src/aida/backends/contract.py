@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
 Scalar = float | Tensor
@@ -36,7 +37,8 @@ class Layers:
     m: list[Tensor]
     v: list[Tensor]
     numel: list[int]
-    prepared: Any = None  # a backend's own, kept while the layers stay
+    addresses: np.ndarray | None = None  # [4, L], of p, g, m and v, where they are known
+    prepared: Any = None  # a backend's own, kept while all but the gradients' addresses stays as it is
 
 
 @dataclass(slots=True)
@@ -64,8 +66,8 @@ class Scalars:
 class Backend(Protocol):
     """Three functions; sums are accumulated in float64 where the device has it, else in float32.
 
-    It may have two more: prepare(layers) checks the tensors before anything is written; advance(counters)
-    adds 1 to step counters and returns the counts as floats, or None if it left them alone.
+    It may have more: prepare(layers), called before each step and before anything is written, makes or renews
+    layers.prepared; counts(addresses) reads and advance(counters, addresses) adds 1 to float32 step counters.
     """
 
     def gram(self, layers: Layers, s: Scalars) -> Any:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,75 +49,51 @@ class Prepared:
     """
 
     rows: np.ndarray
-    copies: list[list[tuple[Tensor | None, Tensor]]]
+    copies: list[tuple[Tensor | None, Tensor]]
     pooled: bool  # v is one number a layer
-    addresses: dict[str, list[int]] = field(default_factory=dict)
-    strides: list[tuple[int, ...]] = field(default_factory=list)
-
-    def again(self, layers: Layers) -> bool:
-        """Whether p, m and v are where they were, and gradients, whose rows are filled, lie as p does."""
-        g = layers.g
-        if (
-            not self.strides
-            or any(_each(Tensor.data_ptr, getattr(layers, name)) != self.addresses[name] for name in "pmv")
-            or _each(Tensor.stride, layers.p) != self.strides
-            or _each(Tensor.stride, g) != self.strides
-            or {*_each(attrgetter("dtype"), g)} != {layers.p[0].dtype}
-            or not all(_each(attrgetter("is_cpu"), g))
-            or any(_each(Tensor.is_neg, g))
-            or _each(Tensor.numel, g) != _each(Tensor.numel, layers.p)
-            or 0 in (addresses := _each(Tensor.data_ptr, g))
-        ):
-            return False
-        self.rows["g"] = addresses
-        return True
 
 
 def reason(dtype: torch.dtype, device: torch.device | None = None) -> str | None:
     """Why parameters of this type can not be stepped here; None where they can."""
     if dtype.to_real() not in TYPES:
         return f"the CPU kernel has no {dtype}"
-    found = _library()
+    found = library()
     return found if isinstance(found, str) else None
 
 
 def prepare(layers: Layers) -> None:
-    """Fill layers.prepared; raises RuntimeError for a tensor that the kernel must not be given."""
-    if layers.prepared is not None and layers.prepared.again(layers):
+    """Fill layers.prepared, or renew the gradients' addresses in it; raises where the kernel lacks a type."""
+    if layers.prepared is not None and layers.addresses is not None:
+        layers.prepared.rows["g"] = layers.addresses[1]
         return
     rows = np.zeros(len(layers.p), LAYER)
-    copies: list[list[tuple[Tensor | None, Tensor]]] = [[] for _ in layers.p]
     columns = {"p": layers.p, "g": layers.g, "m": layers.m, "v": layers.v}
     numel = _each(Tensor.numel, layers.p)
-    if not all(_plain(name, tensors, numel) for name, tensors in columns.items()):
+    copies = []
+    if not all(_plain(tensors, numel) for tensors in columns.values()):
         columns = {name: list(tensors) for name, tensors in columns.items()}
         for i in range(len(layers.p)):
-            _arrange(columns, i, copies[i])
+            copies += _arrange(columns, i)
     for name, tensors in columns.items():
-        rows[name] = addresses = _each(Tensor.data_ptr, tensors)
-        if 0 in addresses:
-            _refuse_freed(name, tensors)
-        types = _types(tensors)
-        rows[f"{name}_type"] = types.pop() if len(types) == 1 else [TYPES[x.dtype] for x in tensors]
+        rows[name] = _each(Tensor.data_ptr, tensors)
+        _refuse_types(name, tensors)
+        rows[f"{name}_type"] = [TYPES[x.dtype] for x in tensors]
     rows["numel"] = numel
     rows["first_chunk"][1:] = np.cumsum(-(-rows["numel"] // _chunk()))[:-1]
     layers.prepared = Prepared(rows, copies, _each(Tensor.numel, layers.v) != numel)
-    if not any(copies) and {*_each(attrgetter("dtype"), layers.g)} == {layers.p[0].dtype}:
-        layers.prepared.addresses = {name: rows[name].tolist() for name in "pmv"}
-        layers.prepared.strides = _each(Tensor.stride, layers.p)
 
 
-def advance(counters: list[Tensor]) -> list[float] | None:
-    """Add 1 to every step counter and return the new counts; None, and nothing done, where it can not."""
-    if {*_each(attrgetter("dtype"), counters)} != {torch.float32} or not all(
-        _each(attrgetter("is_cpu"), counters)
-    ):
-        return None
-    addresses = np.array(_each(Tensor.data_ptr, counters), np.int64)
-    counts = np.empty(len(counters))
-    _kernel().aida_advance(_address(addresses), len(counters), _address(counts))
+def counts(addresses: np.ndarray) -> list[float]:
+    """The numbers that float32 step counters at these addresses hold."""
+    out = np.empty(len(addresses))
+    _kernel().aida_counts(_address(addresses), len(addresses), _address(out))
+    return out.tolist()
+
+
+def advance(counters: list[Tensor], addresses: np.ndarray) -> None:
+    """Add 1 to float32 step counters, which lie at these addresses."""
+    _kernel().aida_advance(_address(addresses), len(addresses))
     torch.autograd.graph.increment_version(counters)
-    return counts.tolist()
 
 
 def gram(layers: Layers, s: Scalars) -> np.ndarray:
@@ -138,10 +113,11 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
     _kernel().aida_apply(_address(rows), len(rows), _step(s), _threads(rows))
     for tensors in (layers.p, layers.m, layers.v):
         torch.autograd.graph.increment_version(tensors)
-    for pairs in _prepared(layers).copies:
-        for tensor, copy in pairs:
+    if copies := _prepared(layers).copies:
+        for tensor, copy in copies:
             if tensor is not None:
                 tensor.copy_(copy)
+        layers.prepared = None  # copies are as large as what they stand for, and hold its old values
 
 
 def _sums(function: Callable[..., None], layers: Layers, s: Scalars, columns: int) -> np.ndarray:
@@ -160,11 +136,6 @@ def _prepared(layers: Layers) -> Prepared:
 
 def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
     rows = _prepared(layers).rows
-    if _prepared(layers).pooled and s.layerwise != "pre":
-        raise RuntimeError(
-            f"exp_avg_var is one number a layer, and layerwise={s.layerwise!r} needs one an element: nothing "
-            "was stepped; load a state that was saved with the same layerwise"
-        )
     rows["alpha"], rows["beta"] = coefficients
     for name in ("inv_bias2", "floor", "eps_out", "step_size"):
         column = getattr(s, name)
@@ -180,64 +151,39 @@ def _step(s: Scalars) -> Step:
     return Step(*numbers, MODES[s.layerwise], _variant(), at_random, at_random and s.round_p, sums)
 
 
-def _plain(name: str, tensors: list[Tensor], numel: list[int]) -> bool:
-    """Every tensor lies contiguously on the CPU in a type the kernel knows, and is as large as its p."""
-    of_each = numel if name == "p" else _each(Tensor.numel, tensors)
+def _plain(tensors: list[Tensor], numel: list[int]) -> bool:
+    """Whether every tensor's elements lie in order; of a pooled v the one there is."""
     return (
         all(_each(Tensor.is_contiguous, tensors))
-        and all(_each(attrgetter("is_cpu"), tensors))
-        and not (name in "pg" and any(_each(Tensor.is_neg, tensors)))  # state never is
-        and None not in _types(tensors)
-        and (of_each == numel or (name == "v" and of_each == [1] * len(numel)))
+        and not any(_each(Tensor.is_neg, tensors))
+        and _each(Tensor.numel, tensors) in (numel, [1] * len(numel))
     )
 
 
-def _arrange(columns: dict[str, list[Tensor]], i: int, copies: list[tuple[Tensor | None, Tensor]]) -> None:
+def _arrange(columns: dict[str, list[Tensor]], i: int) -> list[tuple[Tensor | None, Tensor]]:
     """Bring layer i's tensors into one memory order, p's own where p is dense, by copies where needed."""
     p = columns["p"][i]
-    for name, tensors in columns.items():
-        x = tensors[i]
-        _refuse(name, i, x, p, pooled=name == "v" and x.dim() == 0)
     dense = torch.ops.aten.is_non_overlapping_and_dense(p) and not p.is_neg()
     strides = p.stride() if dense else torch.empty(p.shape, device="meta").stride()
+    copies: list[tuple[Tensor | None, Tensor]] = []
     for name, tensors in columns.items():
         x = tensors[i]
         if (x.stride() != strides and x.dim() == p.dim()) or x.is_neg():
-            tensors[i] = torch.empty_strided(p.shape, strides, dtype=x.dtype).copy_(x)
+            shape, lies = (p.shape, strides) if x.dim() else ((), ())
+            tensors[i] = torch.empty_strided(shape, lies, dtype=x.dtype, device="cpu").copy_(x)
             copies.append((x if name != "g" else None, tensors[i]))
+    return copies
 
 
-def _refuse(name: str, i: int, x: Tensor, p: Tensor, *, pooled: bool) -> None:
-    what = {"p": "parameter", "g": "gradient of parameter", "m": "exp_avg of parameter"}
-    what = f"the {what.get(name, 'exp_avg_var of parameter')} {i} of its group"
-    if x.device.type != "cpu":
-        raise RuntimeError(
-            f"{what} is on {x.device}, and the parameter on cpu: nothing was stepped; "
-            "move the model before its optimizer is made, or load the optimizer's state again"
-        )
-    if x.shape != p.shape and not pooled:
-        raise RuntimeError(
-            f"{what} has shape {tuple(x.shape)}, and the parameter {tuple(p.shape)}: nothing was stepped; "
-            "give a parameter that changes its shape to a new optimizer"
-        )
-    if x.dtype not in TYPES:
-        raise RuntimeError(
-            f"{what} is {x.dtype}, which the CPU kernel does not have: nothing was stepped; "
-            f"it has {', '.join(map(str, TYPES))}"
-        )
-
-
-def _refuse_freed(name: str, tensors: list[Tensor]) -> None:
+def _refuse_types(name: str, tensors: list[Tensor]) -> None:
+    what = {"p": "the parameter", "g": "the gradient", "m": "exp_avg", "v": "exp_avg_var"}[name]
     for i, x in enumerate(tensors):
-        if x.data_ptr() == 0 and x.numel():
+        if x.dtype not in TYPES:
+            known = ", ".join(map(str, TYPES))
             raise RuntimeError(
-                f"{name} of parameter {i} of its group, of shape {tuple(x.shape)}, has no memory: it was "
-                "freed since the last step; nothing was stepped; restore it, or set its gradient to None"
+                f"{what} of layer {i} of its group is {x.dtype}, which the CPU kernel does not have: "
+                f"nothing was stepped; make it one of {known}, or set fused=False"
             )
-
-
-def _types(tensors: list[Tensor]) -> set[int | None]:
-    return {TYPES.get(dtype) for dtype in {*_each(attrgetter("dtype"), tensors)}}
 
 
 def _each(get: Callable[[Tensor], Any], tensors: list[Tensor]) -> list[Any]:
@@ -249,11 +195,26 @@ def _address(array: np.ndarray) -> int:
 
 
 def _threads(rows: np.ndarray) -> int:
-    return torch.get_num_threads() if int(rows["numel"].sum()) > FEW else 1
+    if _forked or int(rows["numel"].sum()) <= FEW:
+        return 1
+    return torch.get_num_threads()
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    """OpenMP's threads are not there in a child, which would wait for them for ever: it steps on one."""
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache
-def _library() -> ctypes.CDLL | str:
+def library() -> ctypes.CDLL | str:
     """The loaded kernel, or why there is none."""
     if not LIBRARY.exists():
         return (
@@ -261,31 +222,32 @@ def _library() -> ctypes.CDLL | str:
             "then aida again"
         )
     try:
-        library = ctypes.CDLL(str(LIBRARY))
+        found = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         return f"the CPU kernel can not be loaded ({error}); install aida again on this machine"
     address, count = ctypes.c_void_p, ctypes.c_int64
     signatures = {
-        "aida_advance": (address, count, address),
+        "aida_counts": (address, count, address),
+        "aida_advance": (address, count),
         "aida_gram": (address, count, ctypes.POINTER(Step), ctypes.c_int, address, address),
         "aida_stepsize_sum": (address, count, ctypes.POINTER(Step), ctypes.c_int, address, address),
         "aida_apply": (address, count, ctypes.POINTER(Step), ctypes.c_int),
     }
     for name, arguments in signatures.items():
-        function = getattr(library, name)
+        function = getattr(found, name)
         function.argtypes, function.restype = arguments, None
     for name in ("aida_layer_bytes", "aida_step_bytes", "aida_chunk", "aida_best_variant"):
-        getattr(library, name).restype = count
-    if (library.aida_layer_bytes(), library.aida_step_bytes()) != (LAYER.itemsize, ctypes.sizeof(Step)):
+        getattr(found, name).restype = count
+    if (found.aida_layer_bytes(), found.aida_step_bytes()) != (LAYER.itemsize, ctypes.sizeof(Step)):
         return "the CPU kernel is of another version than this aida; install aida again"
-    return library
+    return found
 
 
 def _kernel() -> ctypes.CDLL:
-    library = _library()
-    if isinstance(library, str):
-        raise RuntimeError(library)
-    return library
+    found = library()
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
 
 
 @cache

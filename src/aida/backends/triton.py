@@ -37,7 +37,7 @@ def reason(dtype: torch.dtype, device: torch.device) -> str | None:
 
 
 def prepare(layers: Layers) -> None:
-    """Find the tables; raises RuntimeError for tensors that do not belong together."""
+    """Find the tables, as far as they are not there already."""
     layers.prepared = tables.find(layers, CHUNK)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .contract import Layers
-
-KEPT = 1024  # layouts whose tables stay on the device
 
 Four = tuple[Tensor, ...]  # p, g, m and v of a layer
 Types = tuple[torch.dtype, ...]  # theirs
@@ -28,61 +27,63 @@ class Group(NamedTuple):
     first: int
 
 
-@dataclass(slots=True)
-class Layout:
-    """What depends on the layers' sizes and kinds alone, and the addresses that were uploaded last."""
+class Layout(NamedTuple):
+    """What depends on the layers' sizes and kinds alone."""
 
+    depends_on: Any
     groups: list[Group]
     n_chunks: int
     ranges: Tensor  # [L, 2]: from which to which chunk
     numels: Tensor
     wholes: Tensor  # elements of the whole layers, of which these may be shards
-    addresses: list[int]
-    pointers: Tensor
+    aligned: list[bool]  # of each layer, whether all its addresses are multiples of 16
 
 
-class Found(NamedTuple):
-    """The tables of one step."""
+@dataclass(slots=True)
+class Found:
+    """The tables of one step, and what a later one takes over where it still holds."""
 
-    layers: list[Four]  # as the kernels see them
     layout: Layout
+    addresses: list[int]
     pointers: Tensor  # [L, 4]
+    layers: list[Four]  # as the kernels see them; after the step none, since they hold gradients
+    copied: bool  # whether some are copies
 
 
-_layouts: dict[Any, Layout] = {}
 _captured: list[Any] = []  # a graph reads its tables at every replay, and nobody tells when it is gone
 
 
 def find(layers: Layers, chunk: int) -> Found:
-    """Raises RuntimeError where a layer's tensors differ in shape or device."""
-    device = layers.p[0].device
-    fours = [_flat(four) for four in zip(layers.p, layers.g, layers.m, layers.v, strict=True)]
-    addresses = [x.data_ptr() for four in fours for x in four]
-    kinds = [_kind(four) for four in fours]
-    # With the first address each group of a model of equal blocks has a layout of its own.
-    key = (device, chunk, addresses[0], *layers.numel, *[p.numel() for p, *_ in fours], *kinds)
-    capturing = _capturing(device)
-    layout = _layouts.get(key)
+    """The tables; where layers.addresses is given, only these have changed since layers.prepared was made."""
+    device, last = layers.p[0].device, layers.prepared
+    fours: list[Four] = list(zip(layers.p, layers.g, layers.m, layers.v, strict=True))
+    layout = copied = None
+    if last is not None and not last.copied and layers.addresses is not None:
+        addresses = layers.addresses.T.ravel().tolist()
+        if (layers.addresses % 16 == 0).all(0).tolist() == last.layout.aligned:
+            layout, copied = last.layout, False
     if layout is None:
-        layout = _make(fours, kinds, layers.numel, chunk, device)
-        if not capturing:  # what a capture uploads is there after a replay only
-            if len(_layouts) == KEPT:
-                del _layouts[next(iter(_layouts))]
-            _layouts[key] = layout
-    pointers = layout.pointers
-    if addresses != layout.addresses:
-        _check_devices(fours, device)
+        given, fours = fours, [_flat(four) for four in fours]
+        pairs = zip(chain.from_iterable(given), chain.from_iterable(fours), strict=True)
+        copied = any(a is not b for a, b in pairs)
+        addresses = [x.data_ptr() for four in fours for x in four]
+        kinds = [_kind(four) for four in fours]
+        depends_on = device, chunk, layers.numel, [p.numel() for p, *_ in fours], kinds
+        layout = last.layout if last is not None and last.layout.depends_on == depends_on else None
+        layout = layout or _make(fours, depends_on)
+    if last is not None and last.addresses == addresses:
+        pointers = last.pointers
+    else:
         pointers = upload(addresses, device, torch.int64)
-        if not capturing:
-            layout.addresses, layout.pointers = addresses, pointers
-    if capturing:
+    if _capturing(device):  # what a capture uploads is there after a replay only
         _captured.append((layout, pointers))
-    return Found(fours, layout, pointers)
+        addresses = []
+    return Found(layout, addresses, pointers, fours, bool(copied))
 
 
 def upload(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype) -> Tensor:
     """A tensor on the device, without waiting for it."""
-    host = torch.tensor(numbers, dtype=dtype, pin_memory=device.type != "cpu")
+    host = torch.tensor(numbers, dtype=dtype, device="cpu", pin_memory=device.type != "cpu")
     if _capturing(device):
         _captured.append(host)
     return host.to(device, non_blocking=True)
@@ -90,28 +91,24 @@ def upload(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype) -> 
 
 def write_back(layers: Layers) -> None:
     """Into the layers' own p, m and v where the kernels saw copies."""
-    p, _, m, v = zip(*layers.prepared.layers, strict=True)
-    for to, x in zip((*layers.p, *layers.m, *layers.v), (*p, *m, *v), strict=True):
-        if to is not x:
-            to.copy_(x)
+    found = layers.prepared
+    if found.copied:
+        p, _, m, v = zip(*found.layers, strict=True)
+        for to, x in zip((*layers.p, *layers.m, *layers.v), (*p, *m, *v), strict=True):
+            if to is not x:
+                to.copy_(x)
+    found.layers = []
 
 
 def _flat(four: Four) -> Four:
     """p, g, m and v, or copies of them, with the same element at the same place of memory."""
-    p, g, m, v = four
-    if not (p.shape == g.shape == m.shape and (v.shape == p.shape or v.dim() == 0)):
-        shapes = ", ".join(str(tuple(x.shape)) for x in four)
-        raise RuntimeError(
-            "a parameter, its gradient, exp_avg and exp_avg_var do not belong together: their shapes are "
-            f"{shapes}; give the optimizer the gradients and the state of its own parameters"
-        )
+    m = four[2]
     like = m if _dense(m) else torch.empty_like(m, memory_format=torch.contiguous_format)
     return tuple(x if x.dim() == 0 or _lies_as(x, like) else _copy(x, like) for x in four)
 
 
-def _make(
-    layers: list[Four], kinds: list[Kind], wholes: list[int], chunk: int, device: torch.device
-) -> Layout:
+def _make(layers: list[Four], depends_on: Any) -> Layout:
+    device, chunk, wholes, _, kinds = depends_on
     numels = [p.numel() for p, *_ in layers]
     by_kind: dict[Kind, list[int]] = {}
     for i, kind in enumerate(kinds):
@@ -131,26 +128,15 @@ def _make(
         Group(*kind, upload(members, device, torch.int64), table[first:last], first)
         for (kind, members), first, last in zip(by_kind.items(), firsts, lasts, strict=True)
     ]
-    # No list of addresses equals the empty one, so the first step uploads its own.
     return Layout(
+        depends_on,
         groups,
         len(chunks),
         upload(ranges, device, torch.int64),
         upload(numels, device, torch.int64),
         upload(wholes, device, torch.int64),
-        [],
-        table,
+        [aligned for _, aligned in kinds],
     )
-
-
-def _check_devices(layers: list[Four], device: torch.device) -> None:
-    for four in layers:
-        for name, x in zip(("a parameter", "a gradient", "an exp_avg", "an exp_avg_var"), four, strict=True):
-            if x.device != device:
-                raise RuntimeError(
-                    f"{name} is on {x.device} and the step runs on {device}; move the model before making "
-                    "the optimizer, or load the state again"
-                )
 
 
 def _kind(four: Four) -> Kind:

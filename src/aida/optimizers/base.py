@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, TypedDict
@@ -15,8 +17,9 @@ from typing_extensions import Unpack
 
 from .. import family, sharding
 from ..backends.choose import choose
-from .gather import MOMENTS, Gathered, gather, may_be_kept
-from .step import Part, advance, check_unscales, run, scalars, unscales
+from .layer_batch import LayerBatch, LayerCache, gather, store_new_states
+from .layer_checks import MOMENTS
+from .step import Rule, StepBatch, prepare_step, rounds, run, unscales
 from .validate import FOREIGN_KEYS, check_group, check_keys
 
 
@@ -75,6 +78,7 @@ class Layerwise(Optimizer):
     rule: ClassVar[Any]  # a constant (alpha, beta), or a function of (gg, gm, mm, K, xi)
     own: ClassVar[Options] = Options()  # arguments that not every member has, with their defaults
     eps_outside: ClassVar[bool] = False  # eps a second time, outside the root
+    _rule_options: ClassVar[tuple[str, ...]] = ()  # the names of the rule's arguments after gg, gm and mm
 
     def __init__(
         self,
@@ -91,7 +95,8 @@ class Layerwise(Optimizer):
         self._shapes: list[Any] = []  # of whole layers, as they were when their group was added
         self._numel: dict[Tensor, int] = {}  # of whole layers of which only reduce_groups knows
         self._fresh = True  # never stepped or loaded
-        self._gathered: dict[int, Gathered] = {}  # the last step's layers, by their group's first parameter
+        self._layers = LayerCache()
+        self._lock = _ProcessLock()
         known = {**self.own, **OPTIONS}
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         check_keys(type(self).__name__, options, known, shared)
@@ -103,6 +108,8 @@ class Layerwise(Optimizer):
         named = [p for p in shown if p.name not in ("self", "options")]
         keyword = inspect.Parameter.KEYWORD_ONLY
         named += [inspect.Parameter(k, keyword, default=d) for k, d in {**cls.own, **OPTIONS}.items()]
+        rule: Any = cls.rule
+        cls._rule_options = () if isinstance(rule, tuple) else tuple(inspect.signature(rule).parameters)[3:]
         cls.__signature__ = inspect.Signature(named)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -124,7 +131,8 @@ class Layerwise(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Older states lack newer arguments and may count in plain numbers; torch shares a loaded counter."""
         super().__setstate__(state)
-        self._numel, self._fresh, self._gathered = {}, not self.state, {}
+        self._numel, self._fresh = {}, not self.state
+        self._layers, self._lock = LayerCache(), _ProcessLock()
         self.__dict__.setdefault("reduce_groups", None)
         self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
         for group in self.param_groups:
@@ -145,7 +153,11 @@ class Layerwise(Optimizer):
         keys = chain.from_iterable(group["params"] for group in loaded["param_groups"])
         params = ((p, group) for group in self.param_groups for p in group["params"])
         for key, (p, group) in zip(keys, params, strict=True):
-            for name, dtype in zip(MOMENTS, _moment_dtypes(p, group), strict=True):
+            dtypes = {
+                **dict(zip(MOMENTS, _moment_dtypes(p, group), strict=True)),
+                "rounding_step": torch.int64,
+            }
+            for name, dtype in dtypes.items():
                 if name in (saved := loaded["state"].get(key, {})):
                     self.state[p][name] = saved[name].detach().to(p.device, dtype, copy=True)
 
@@ -156,49 +168,103 @@ class Layerwise(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._fresh and self._is_rehearsal():
-            return loss
-        if sharding.active():
-            self._sharded_step()
-        else:
-            self._step_by_part()
-        for kept in self._gathered.values():
-            kept.release()
+        with self._lock:
+            if not (self._fresh and self._is_state_init_step()):
+                self._take_step()
         return loss
 
-    def _step_by_part(self) -> None:
-        for part in self._all_parts():
-            run([part])
+    def _take_step(self) -> None:
+        reduce_gram, reduce_stepsizes = self._reductions()
+        try:
+            steps = self.prepare_step(
+                (i, group["params"], first) for i, (group, first) in enumerate(self._numbered_groups())
+            )
+            run(steps, reduce_gram, reduce_stepsizes)
+        except BaseException:
+            self._layers.clear()
+            raise
+        self._layers.let_go()
+        if sharding.active() and not self.state:
+            sharding.warn_without_gradients(group["params"] for group in self.param_groups)
 
-    def _sharded_step(self) -> None:
-        """All layers at once: one message per process group, which every rank sends, gradients or not."""
-        whole_gram = self._totals(4, self._needs_gram)
-        whole_stepsizes = self._totals(1, lambda group: group.get("layerwise") == "post")
+    def step_layer(self, p: Tensor, group_index: int, number: int) -> None:
+        """Step one layer that has a gradient, as step() would; number: its place in the optimizer."""
+        with self._lock:
+            try:
+                run(self.prepare_step([(group_index, [p], number)], key=number))
+            except BaseException:
+                self._layers.clear()
+                raise
+            self._layers.let_go()
+
+    def prepare_step(
+        self, layers: Iterable[tuple[int, list[Tensor], int]], key: Any = None
+    ) -> list[StepBatch]:
+        """What the step of these layers needs, everything checked and nothing stepped.
+
+        layers: (index of a group, parameters of it, the first one's place in the optimizer).
+        """
+        prepared: list[StepBatch] = []
+        states: Any = self.state
+        scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+        for i, params, first in layers:
+            group = self.param_groups[i]
+
+            def gathered(group: Any = group, params: Any = params, first: int = first) -> list[LayerBatch]:
+                return gather(group, params, first, states, new_state, self._numel, type(self).__name__)
+
+            batches = self._layers.find((i, key), gathered, group, params, states)
+            rule: Any = dict(rule=self._rule_of(group), eps_outside=self.eps_outside)
+            prepared += prepare_step(batches, group, **rule, **scaling)
+        store_new_states((step.batch for step in prepared), states)
+        return prepared
+
+    def _numbered_groups(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Each group with its first parameter's place in the optimizer, which keys its rounding."""
+        first = 0
+        for group in self.param_groups:
+            yield group, first
+            first += len(group["params"])
+
+    def _reductions(self) -> tuple[Any, Any]:
+        """What turns sums over shards into sums over whole layers; (None, None) where nothing is sharded.
+
+        All layers at once: one message per process group, which every rank sends, gradients or not.
+        """
+        if not sharding.active() or torch.compiler.is_compiling():
+            return None, None
         for group, shapes in zip(self.param_groups, self._shapes, strict=True):
             if self._needs_gram(group) or group.get("layerwise"):
                 sharding.check_whole(group["params"], shapes, self.reduce_groups)
+        params = [p for group in self.param_groups for p in group["params"]]
+        if not self.reduce_groups and not any(map(sharding.is_dtensor, params)):
+            return None, None
         if self.reduce_groups and not self._numel:
-            params = chain.from_iterable(group["params"] for group in self.param_groups)
             self._numel = sharding.whole_numel(params, self.reduce_groups)
-        if whole_gram.members or whole_stepsizes.members:
-            run(list(self._all_parts()), whole_gram, whole_stepsizes)
-        else:
-            self._step_by_part()
-        if not self.state:
-            sharding.warn_without_gradients(group["params"] for group in self.param_groups)
+        totals = (
+            self._totals(4, self._needs_gram),
+            self._totals(1, lambda group: group.get("layerwise") == "post"),
+        )
+        return tuple(total if total.members else None for total in totals)  # type: ignore[return-value]
 
     def _totals(self, width: int, wanted: Callable[[dict[str, Any]], bool]) -> sharding.Totals:
         params = chain.from_iterable(group["params"] for group in self.param_groups if wanted(group))
         return sharding.Totals(params, width, self.reduce_groups)
 
-    def _projects(self, group: dict[str, Any]) -> bool:
-        return not isinstance(self.rule, tuple) and group["K"] > 0
+    def _rule_of(self, group: dict[str, Any]) -> Rule:
+        """A constant (alpha, beta), or a function of (gg, gm, mm)."""
+        rule: Any = self.rule
+        if isinstance(rule, tuple):
+            return rule
+        if rule is family.projection and group["K"] == 0:
+            return family.BELIEF  # what no projection leaves, without the sums
+        return partial(rule, **{name: group[name] for name in self._rule_options if name in group})
 
     def _needs_gram(self, group: dict[str, Any]) -> bool:
-        return self._projects(group) or group.get("layerwise") == "pre"
+        return callable(self._rule_of(group)) or group.get("layerwise") == "pre"
 
     @torch.no_grad()
-    def _is_rehearsal(self) -> bool:
+    def _is_state_init_step(self) -> bool:
         """Whether this first step has zero gradients and lr 0: checkpoint tools make the state so.
 
         It does make the state, and must not count.
@@ -217,50 +283,9 @@ class Layerwise(Optimizer):
             counts = self._totals(1, lambda group: True).any(counts)
         if not counts:
             for p, group in with_gradient:
-                self._init_state(p, self.state[p], group)
+                if not self.state[p]:
+                    self.state[p] = new_state(p, group)
         return not counts
-
-    def _all_parts(self) -> Iterator[Part]:
-        first = 0  # each layer's number in the optimizer keys its rounding
-        for group in self.param_groups:
-            yield from self._parts(group, first)
-            first += len(group["params"])
-
-    def _parts(self, group: dict[str, Any], first: int) -> Iterator[Part]:
-        """The group's layers that have a gradient, their step counters advanced."""
-        coefficients = self.rule if isinstance(self.rule, tuple) else family.BELIEF  # what K=0 leaves
-        rule: Any = self.rule
-        project = partial(rule, K=group["K"], xi=group["xi"]) if self._projects(group) else None
-        sums = family.sums_needed(None if project else coefficients, group.get("layerwise") == "pre")
-        grad_scale, found_inf = (getattr(self, name, None) for name in ("grad_scale", "found_inf"))
-        for found in self._gathered_layers(group, first):
-            layers, steps = found.layers, found.steps
-            backend = choose(layers.p, **_wanted(group))
-            if grad_scale is not None or found_inf is not None:
-                check_unscales(backend)
-            if found_inf is not None:  # the device decides whether the step counts
-                steps = self._move_counters(found.params, layers.p[0].device)
-            if prepare := getattr(backend, "prepare", None):
-                prepare(layers)
-            counts = advance(steps, group, backend, found_inf)
-            s = scalars(counts, found.numbers, group, eps_outside=self.eps_outside)
-            s.grad_scale, s.found_inf, s.sums = grad_scale, found_inf, sums
-            yield Part(found.params, layers, s, backend, project, coefficients)
-
-    def _gathered_layers(self, group: dict[str, Any], first: int) -> list[Gathered]:
-        kept = self._gathered.pop(first, None)
-        if kept is None or sharding.active() or not kept.again(group["params"], self.state):
-            found = gather(group, first, self.state, self._init_state, self._numel, type(self).__name__)
-            if not may_be_kept(found, self._numel):
-                return found
-            (kept,) = found
-        self._gathered[first] = kept
-        return [kept]
-
-    def _move_counters(self, params: list[Tensor], device: torch.device) -> list[Tensor]:
-        for p in params:
-            self.state[p]["step"] = self.state[p]["step"].to(device, non_blocking=True)
-        return [self.state[p]["step"] for p in params]
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -271,14 +296,18 @@ class Layerwise(Optimizer):
             for p in group["params"]
         )
 
-    def _init_state(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        m_dtype, v_dtype = _moment_dtypes(p, group)
-        state["step"] = _new_step(p, group)
-        state["exp_avg"] = torch.zeros_like(p, dtype=m_dtype, memory_format=torch.preserve_format)
-        if group.get("layerwise") == "pre":
-            state["exp_avg_var"] = torch.zeros((), dtype=v_dtype, device=p.device)
-        else:
-            state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype, memory_format=torch.preserve_format)
+
+def new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+    """The state of a parameter that was never stepped."""
+    m_dtype, v_dtype = _moment_dtypes(p, group)
+    state = {"step": _new_step(p, group), "exp_avg": torch.zeros_like(p, dtype=m_dtype)}
+    if group.get("layerwise") == "pre":
+        state["exp_avg_var"] = torch.zeros((), dtype=v_dtype, device=p.device)
+    else:
+        state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype)
+    if rounds(group):
+        state["rounding_step"] = torch.zeros_like(state["step"], dtype=torch.int64)
+    return state
 
 
 def _wanted(group: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +318,8 @@ def _wanted(group: dict[str, Any]) -> dict[str, Any]:
 
 def _new_step(p: Tensor, group: dict[str, Any]) -> Tensor:
     device = p.device if group["capturable"] else "cpu"
-    return torch.zeros((), dtype=torch.float32, device=device)
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32  # as torch's
+    return torch.zeros((), dtype=dtype, device=device)
 
 
 def _moment_dtypes(p: Tensor, group: dict[str, Any]) -> tuple[torch.dtype, torch.dtype]:
@@ -299,3 +329,21 @@ def _moment_dtypes(p: Tensor, group: dict[str, Any]) -> tuple[torch.dtype, torch
         return full, full.to_real() if group.get("layerwise") == "pre" else full
     kept = group["state_dtype"] or full
     return kept, full if group.get("layerwise") == "pre" else kept
+
+
+class _ProcessLock:
+    """One step at a time in a process; a forked child has a lock of its own, whoever held the parent's."""
+
+    def __init__(self) -> None:
+        self._pid, self._lock = os.getpid(), threading.RLock()
+
+    def __enter__(self) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if self._pid != os.getpid():
+            self._pid, self._lock = os.getpid(), threading.RLock()
+        self._lock.acquire()
+
+    def __exit__(self, *error: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._lock.release()

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .. import sharding
 from .base import Layerwise
-from .step import run
 
 
 class Released(Tensor):
@@ -74,10 +73,7 @@ class GradientRelease:
             if self._group is not None:
                 p.grad.div_(dist.get_world_size(self._group))
                 dist.all_reduce(p.grad, group=self._group)
-            group = {**self._optimizer.param_groups[i], "params": [p]}
-            for part in self._optimizer._parts(group, number):
-                run([part])
-            self._optimizer._gathered.pop(number, None)  # it holds the gradient
+            self._optimizer.step_layer(p, i, number)
             p.grad = Released(p)
             # Schedulers ask this mark whether optimizer.step() has been called before theirs.
             self._optimizer._opt_called = True  # type: ignore[attr-defined]

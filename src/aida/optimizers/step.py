@@ -1,10 +1,15 @@
-"""The one step: gram -> coefficients -> apply, for any backend and any part of a model."""
+"""The one step: prepare -> gram -> coefficients -> apply, for any backend and any part of a model.
+
+Nothing is written before `apply`: not a parameter, not a moment, not a step counter. So a step that is
+refused has not begun.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,105 +18,183 @@ from torch import Tensor
 
 from .. import family
 from ..backends import rounding
-from ..backends.contract import Backend, Coefficients, Column, Layers, Scalars
+from ..backends.contract import Backend, Coefficients, Column, Scalars
+from .layer_batch import LayerBatch
 
+Rule = Coefficients | Callable[..., Coefficients]  # a constant (alpha, beta), or a function of (gg, gm, mm)
 Whole = Callable[[list[tuple[list[Tensor], Any]]], None]  # of parameters and their rows of sums, in place
 
 
 @dataclass(slots=True)
-class Part:
-    """Layers of one group that are stepped together, with what their step needs."""
+class StepBatch:
+    """A batch of layers with what their step needs."""
 
-    params: list[Tensor]  # the optimizer's own, of which layers.p are this rank's shards
-    layers: Layers
+    batch: LayerBatch
     scalars: Scalars
-    backend: Backend
-    project: Callable[..., Coefficients] | None  # of (gg, gm, mm), where coefficients depend on the gradients
-    coefficients: Coefficients  # where they do not
+    rule: Rule
+    steps: list[Tensor]  # the layers' counters, on the device that says whether this step counts
+    ticks: list[Tensor] | None  # counters of whole numbers, where the step rounds at random
+
+    @property
+    def params(self) -> list[Tensor]:
+        return self.batch.params
 
     @property
     def needs_gram(self) -> bool:
-        return self.project is not None or self.scalars.layerwise == "pre"
+        return callable(self.rule) or self.scalars.layerwise == "pre"
 
     def gram(self) -> Any:
-        return self.backend.gram(self.layers, self.scalars) if self.needs_gram else None
+        return self.batch.backend.gram(self.batch.layers, self.scalars) if self.needs_gram else None
 
     def stepsize_sum(self, coefficients: Coefficients) -> Any:
-        return self.backend.stepsize_sum(self.layers, coefficients, self.scalars)
+        return self.batch.backend.stepsize_sum(self.batch.layers, coefficients, self.scalars)
 
     def apply(self, coefficients: Coefficients, total: Any) -> None:
-        self.backend.apply(self.layers, coefficients, total, self.scalars)
+        self.batch.backend.apply(self.batch.layers, coefficients, total, self.scalars)
+        _advance(self)
 
 
-def run(parts: list[Part], whole_gram: Whole | None = None, whole_stepsizes: Whole | None = None) -> None:
-    """Step the parts; every whole-layer sum that the rule needs is taken before anything is written.
+def prepare_step(
+    batches: list[LayerBatch],
+    group: dict[str, Any],
+    *,
+    rule: Rule,
+    eps_outside: bool,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> list[StepBatch]:
+    """All that the batches of a group need for their step, which is not begun.
+
+    grad_scale, found_inf: as GradScaler leaves them.
+    """
+    prepared = []
+    sums = family.sums_needed(None if callable(rule) else rule, group.get("layerwise") == "pre")
+    for batch in batches:
+        layers, steps, backend = batch.layers, batch.steps, batch.backend
+        scaled = grad_scale is not None or found_inf is not None
+        by_host = scaled and layers.p[0].device.type == "cpu" and not unscales(backend)
+        if scaled and not by_host:
+            check_unscales(backend)
+        if by_host and found_inf is not None and float(found_inf) > 0:
+            continue
+        if found_inf is not None and not by_host:  # the device decides whether the step counts
+            steps = [step.to(layers.p[0].device, non_blocking=True) for step in steps]
+        if prepare := getattr(backend, "prepare", None):
+            prepare(layers)
+        counts = _next_counts(batch, steps, group, None if by_host else found_inf)
+        ticks = _ticks(batch) if rounds(group) else None
+        s = scalars(counts, ticks, batch, group, eps_outside=eps_outside)
+        s.sums = sums
+        if not by_host:
+            s.grad_scale, s.found_inf = grad_scale, found_inf
+        elif grad_scale is not None:
+            s.sign /= float(grad_scale)
+        prepared.append(StepBatch(batch, s, rule, steps, ticks))
+    return prepared
+
+
+def run(
+    steps: Iterable[StepBatch], whole_gram: Whole | None = None, whole_stepsizes: Whole | None = None
+) -> None:
+    """Step the batches, wave by wave; all sums of a wave are taken before anything of it is written.
 
     Where layers are sharded, the two functions turn sums over shards into sums over whole layers.
     """
-    grams = [part.gram() for part in parts]
+    waves = sorted(steps, key=lambda step: step.batch.wave)
+    for _, wave in groupby(waves, key=lambda step: step.batch.wave):
+        _run_wave(list(wave), whole_gram, whole_stepsizes)
+    if not waves:  # every rank sends its messages
+        _run_wave([], whole_gram, whole_stepsizes)
+
+
+def _run_wave(steps: list[StepBatch], whole_gram: Whole | None, whole_stepsizes: Whole | None) -> None:
+    grams = [step.gram() for step in steps]
     if whole_gram:
-        whole_gram([(part.params, gram) for part, gram in zip(parts, grams, strict=True) if gram is not None])
-    rules = [_rule(part, gram) for part, gram in zip(parts, grams, strict=True)]
-    post = [i for i, part in enumerate(parts) if part.scalars.layerwise == "post"]
+        whole_gram([(step.params, gram) for step, gram in zip(steps, grams, strict=True) if gram is not None])
+    rules = [_rule(step, gram) for step, gram in zip(steps, grams, strict=True)]
+    post = [i for i, step in enumerate(steps) if step.scalars.layerwise == "post"]
     for i in post:
         coefficients, _ = rules[i]
-        rules[i] = coefficients, parts[i].stepsize_sum(coefficients)
+        rules[i] = coefficients, steps[i].stepsize_sum(coefficients)
     if whole_stepsizes:
-        whole_stepsizes([(parts[i].params, rules[i][1]) for i in post])
-    for part, (coefficients, total) in zip(parts, rules, strict=True):
-        part.apply(coefficients, total)
+        whole_stepsizes([(steps[i].params, rules[i][1]) for i in post])
+    # An infinite gradient makes its layer nan, as in every backend; torch.compile cannot trace errstate.
+    with nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore"):
+        for step, (coefficients, total) in zip(steps, rules, strict=True):
+            step.apply(coefficients, total)
 
 
-def _rule(part: Part, gram: Any) -> tuple[Coefficients, Any]:
+def _rule(step: StepBatch, gram: Any) -> tuple[Coefficients, Any]:
     """(alpha, beta), and the sum of r^2 for "pre"."""
     if gram is None:
-        return part.coefficients, None
+        assert not callable(step.rule)
+        return step.rule, None
     gg, gm, mm, dd = gram.T
-    # An infinite gradient makes its layer nan, as in every backend; torch.compile cannot trace errstate.
     with np.errstate(all="ignore") if isinstance(gram, np.ndarray) else nullcontext():
-        coefficients = part.project(gg, gm, mm) if part.project else part.coefficients
-    if part.scalars.layerwise != "pre":
-        return coefficients, None
-    return coefficients, family.residual_square(*coefficients, gg, gm, dd)
+        coefficients = step.rule(gg, gm, mm) if callable(step.rule) else step.rule
+        if step.scalars.layerwise != "pre":
+            return coefficients, None
+        alpha, beta = coefficients
+        return coefficients, family.residual_square(alpha, beta, gg, gm, dd)
 
 
-def advance(
-    steps: list[Tensor], group: dict[str, Any], backend: Backend, found_inf: Tensor | None
+def _next_counts(
+    batch: LayerBatch, steps: list[Tensor], group: dict[str, Any], found_inf: Tensor | None
 ) -> list[float] | Tensor:
-    """Add 1 to the layers' counters; the new counts, as a tensor [L] where the host must not read them."""
+    """What the layers' counters will be after this step; a tensor [L] where the host must not read them."""
+    earlier: Any = batch.earlier
     if found_inf is not None:
-        torch._foreach_add_(steps, (found_inf <= 0).to(steps[0]))
-        return torch.stack(steps).to(torch.float64)
+        return torch.stack(steps).to(torch.float64) + (found_inf <= 0)
     on_device = steps[0].device.type != "cpu"
-    as_tensor = on_device or _stays_tensor(group) or isinstance(_number(group["lr"]), Tensor)
-    if not as_tensor and (counter := getattr(backend, "advance", None)):
-        counts = counter(steps)
-        if counts is not None:
-            return counts
-    torch._foreach_add_(steps, 1)
-    return torch.stack(steps).to(torch.float64) if as_tensor else [step.item() for step in steps]
+    if on_device or _stays_tensor(group) or isinstance(_number(group["lr"]), Tensor):
+        counts = torch.stack(steps).to(torch.float64) + 1
+        return counts + torch.tensor(earlier, device=counts.device) if any(earlier) else counts
+    read = getattr(batch.backend, "counts", None)
+    known = read(batch.counters) if read and batch.counters is not None else [step.item() for step in steps]
+    return [count + 1 + before for count, before in zip(known, earlier, strict=True)]
+
+
+def _advance(step: StepBatch) -> None:
+    """Add 1 to the layers' counters, but where the device has found an infinite gradient."""
+    batch, found_inf = step.batch, step.scalars.found_inf
+    if found_inf is not None:
+        for of_p, counter in zip(batch.states, step.steps, strict=True):
+            of_p["step"] = counter
+        counts = found_inf <= 0
+        torch._foreach_add_(step.steps, counts.to(step.steps[0]))
+        if step.ticks is not None:
+            torch._foreach_add_(step.ticks, counts.to(torch.int64))
+        return
+    if batch.counters is not None and (advance := getattr(batch.backend, "advance", None)):
+        advance(batch.steps, batch.counters)
+    else:
+        torch._foreach_add_(batch.steps, 1)
+    if step.ticks is not None:
+        torch._foreach_add_(step.ticks, 1)
 
 
 def unscales(backend: Backend) -> bool:
-    """Whether the backend divides by grad_scale and heeds found_inf."""
+    """Whether the backend divides by grad_scale and takes no step where found_inf says so."""
     return getattr(backend, "UNSCALES", False)
 
 
 def check_unscales(backend: Backend) -> None:
     if not unscales(backend):
         raise RuntimeError(
-            "the optimizer's grad_scale and found_inf are heeded by the fused step on a GPU alone: "
+            "on this device the optimizer's grad_scale and found_inf are used by the fused step alone: "
             "leave them to torch.amp.GradScaler, which sets them where they are"
         )
 
 
 def scalars(
-    counts: list[float] | Tensor, numbers: list[int], group: dict[str, Any], *, eps_outside: bool
+    counts: list[float] | Tensor,
+    ticks: list[Tensor] | None,
+    batch: LayerBatch,
+    group: dict[str, Any],
+    *,
+    eps_outside: bool,
 ) -> Scalars:
-    """The numbers of a step for layers whose counters stand at `counts`.
-
-    numbers: each layer's place in the whole optimizer.
-    """
+    """The numbers of a step that takes the batch's counters to `counts`, and its ticks to one more."""
     lr, weight_decay, decoupled = _number(group["lr"]), group["weight_decay"], group["decoupled_weight_decay"]
     b1, b2 = group["betas"]
     return Scalars(
@@ -122,7 +205,7 @@ def scalars(
         sign=-1.0 if group["maximize"] else 1.0,
         layerwise=group.get("layerwise"),
         **_columns(counts, lr, group, eps_outside),
-        keys=_keys(counts, numbers, group),
+        keys=None if ticks is None else _keys(ticks, batch, group),
         round_p=group["stochastic_rounding"],
     )
 
@@ -149,15 +232,29 @@ def _columns(
     return dict(zip(names, columns, strict=True))
 
 
-def _keys(counts: list[float] | Tensor, numbers: list[int], group: dict[str, Any]) -> Column | None:
-    """Each layer's key of this step, where the group rounds at random."""
-    if group["state_dtype"] != torch.bfloat16 and not group["stochastic_rounding"]:
-        return None
-    layers = rounding.layer_key(group["seed"], np.array(numbers))
-    if isinstance(counts, Tensor):
-        t = counts.to(torch.int64)
+def rounds(group: dict[str, Any]) -> bool:
+    """Whether the group's step rounds at random."""
+    return group["state_dtype"] == torch.bfloat16 or group["stochastic_rounding"]
+
+
+def _ticks(batch: LayerBatch) -> list[Tensor]:
+    """The layers' counters of whole numbers, which key their rounding: one in float32 stops at 2^24.
+
+    A state that was saved before there were such counters goes on from its step counter.
+    """
+    for of_p, step in zip(batch.states, batch.steps, strict=True):
+        if "rounding_step" not in of_p:
+            of_p["rounding_step"] = step.to(torch.int64)
+    return [of_p["rounding_step"] for of_p in batch.states]
+
+
+def _keys(ticks: list[Tensor], batch: LayerBatch, group: dict[str, Any]) -> Column:
+    """Each layer's key of this step."""
+    layers = rounding.layer_key(group["seed"], np.array(batch.numbers)) + np.array(batch.earlier) + 1
+    if ticks[0].device.type != "cpu" or _stays_tensor(group):
+        t = torch.stack(ticks)
         return rounding.step_key(t + torch.from_numpy(layers).to(t.device, non_blocking=True))
-    return rounding.step_key(layers + np.array(counts, np.int64)).tolist()
+    return rounding.step_key(layers + np.array([tick.item() for tick in ticks])).tolist()
 
 
 def _stays_tensor(group: dict[str, Any]) -> bool:

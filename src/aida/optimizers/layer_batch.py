@@ -1,0 +1,241 @@
+"""From a parameter group to the layers of a step: the one cache, and all that it depends on.
+
+A LayerBatch is made by `gather`, which checks everything, and serves later steps for as long as nothing of
+what it depends on has changed:
+    the group's parameters, which of them have a gradient, and the group's options that choose the backend or
+    the form of the state;
+    the three state tensors of each layer;
+    type, layout, device, shape, strides, storage and negation of every parameter, gradient and state tensor,
+    and the addresses of all but gradients and counters (backends/tensors.py).
+`LayerCache.find` compares all of this at every step. What it cannot compare is gathered at every step:
+DTensors and other tensor subclasses, complex parameters, pieces of layers of which only reduce_groups knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from operator import is_, itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import sharding
+from ..backends import tensors as memory
+from ..backends.choose import choose
+from ..backends.contract import Backend, Layers
+from .layer_checks import MOMENTS, check_layer, check_layout, waves_of
+
+CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
+_m, _v, _step = map(itemgetter, (*MOMENTS, "step"))
+
+NewState = Callable[[Tensor, dict[str, Any]], dict[str, Any]]  # of a parameter and its group
+
+
+@dataclass(slots=True)
+class LayerBatch:
+    """Layers of one group, device and type that are stepped together, with their states and step counters."""
+
+    backend: Backend
+    wave: int  # layers that share memory are stepped one after the other, in the order of waves
+    params: list[Tensor] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
+    earlier: list[int] = field(default_factory=list)  # how often each has been stepped by earlier waves
+    numbers: list[int] = field(default_factory=list)  # each layer's place in the whole optimizer
+    places: list[int] = field(default_factory=list)  # and among the group's layers that have a gradient
+    layers: Layers = field(default_factory=lambda: Layers([], [], [], [], []))
+    counters: np.ndarray | None = None  # the addresses of float32 counters on the CPU, where they are known
+
+
+class _Found(NamedTuple):
+    """What a group's batches were gathered from."""
+
+    params: list[Tensor]
+    has_gradient: list[bool]
+    with_gradient: list[Tensor]
+    states: list[dict[str, Any]]
+    choices: tuple[Any, ...]
+    described: memory.Described | None  # of parameters, gradients, m, v, counters; None: cannot be compared
+    batches: list[LayerBatch]
+
+
+class LayerCache:
+    """The batches of an optimizer's groups, gathered anew where something that they depend on has changed."""
+
+    def __init__(self) -> None:
+        self._found: dict[Any, _Found] = {}
+
+    def find(
+        self,
+        key: Any,
+        gather: Callable[[], list[LayerBatch]],
+        group: dict[str, Any],
+        params: list[Tensor],
+        state: Any,
+    ) -> list[LayerBatch]:
+        """The batches of these parameters of the group, from `gather` where the last step's do not serve.
+
+        key: tells the groups, or single layers, apart. Nothing of the optimizer is changed.
+        """
+        if torch.compiler.is_compiling():
+            return gather()
+        found = self._found.pop(key, None)  # and stays away if anything raises
+        if found is None or not _refresh(found, group, params, state):
+            batches = gather()
+            for batch, old in zip(batches, found.batches if found else (), strict=False):
+                # Without addresses beside it a backend takes of it only what it compares itself.
+                batch.layers.prepared = old.layers.prepared
+            found = _found(batches, group, params, state)
+        self._found[key] = found
+        return found.batches
+
+    def let_go(self) -> None:
+        """Hold no gradient, which its owner may free."""
+        for found in self._found.values():
+            for batch in found.batches:
+                batch.layers.g = []
+                if found.described is None:
+                    batch.params, batch.states, batch.layers.p = [], [], []
+                    batch.layers.m, batch.layers.v, batch.steps = [], [], []
+
+    def clear(self) -> None:
+        self._found.clear()
+
+
+def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: Any) -> bool:
+    """Whether all is as it was but gradients' and counters' addresses, which are taken over."""
+    if found.described is None or len(params) != len(found.params) or not all(map(is_, params, found.params)):
+        return False
+    if not all(map(is_, map(group.get, CHOICES), found.choices)):
+        return False
+    grads: list[Any] = [p.grad for p in params]
+    if [g is not None for g in grads] != found.has_gradient:
+        return False
+    grads = [g for g in grads if g is not None]
+    if not all(map(is_, map(state.get, found.with_gradient), found.states)):
+        return False
+    try:
+        m, v, steps = (list(map(get, found.states)) for get in (_m, _v, _step))
+    except KeyError:
+        return False
+    described = memory.describe([*found.with_gradient, *grads, *m, *v, *steps])
+    if described is None or not described.same(found.described):
+        return False
+    now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
+    if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]):
+        return False
+    for batch in found.batches:
+        whole = len(batch.places) == len(grads)
+        _take(batch, *((x if whole else [x[i] for i in batch.places]) for x in (grads, m, v, steps)))
+        batch.layers.addresses = now[:4] if whole else np.ascontiguousarray(now[:4, batch.places])
+        if batch.counters is not None:
+            batch.counters = now[4] if whole else now[4, batch.places]
+    return True
+
+
+def _take(batch: LayerBatch, g: list[Tensor], m: list[Tensor], v: list[Tensor], steps: list[Tensor]) -> None:
+    batch.layers.g, batch.layers.m, batch.layers.v, batch.steps = g, m, v, steps
+
+
+def _found(batches: list[LayerBatch], group: dict[str, Any], params: list[Tensor], state: Any) -> _Found:
+    """The batches with what they depend on; without it where a later step could not compare it."""
+    lost = _Found([], [], [], [], (), None, batches)
+    with_gradient = [p for p in params if p.grad is not None]
+    own = all(x is y for batch in batches for x, y in zip(batch.params, batch.layers.p, strict=True))
+    wholes = all(
+        n == (p.numel() or 1) for b in batches for p, n in zip(b.params, b.layers.numel, strict=True)
+    )
+    # A new state is not the optimizer's yet; the next step's comparison would miss it.
+    stored = all(state.get(p) is of_p for b in batches for p, of_p in zip(b.params, b.states, strict=True))
+    if not (batches and own and wholes and stored):
+        return lost
+    states = [state[p] for p in with_gradient]
+    columns = [
+        *with_gradient,
+        *(p.grad for p in with_gradient),
+        *(get(s) for get in (_m, _v, _step) for s in states),
+    ]
+    described = memory.describe(columns)
+    if described is None:
+        return lost
+    for batch in batches:
+        addresses = np.ascontiguousarray(described.addresses.reshape(5, -1)[:, batch.places])
+        batch.layers.addresses = addresses[:4]
+        if all(step.dtype is torch.float32 and step.device.type == "cpu" for step in batch.steps):
+            batch.counters = addresses[4]
+    choices = tuple(map(group.get, CHOICES))
+    has_gradient = [p.grad is not None for p in params]
+    return _Found(list(params), has_gradient, with_gradient, states, choices, described, batches)
+
+
+def gather(
+    group: dict[str, Any],
+    params: list[Tensor],
+    first: int,
+    state: Any,
+    new_state: NewState,
+    whole_numel: dict[Tensor, int],
+    who: str,
+) -> list[LayerBatch]:
+    """The layers that have a gradient, by device, type and wave; missing states are made, and not yet stored.
+
+    first: the number of the first parameter in the optimizer. whole_numel: elements of whole layers that only
+    the caller knows. Raises RuntimeError for what `who` cannot step, before anything is changed.
+    """
+    found: dict[Any, LayerBatch] = {}
+    made: dict[Tensor, dict[str, Any]] = {}
+    entries = []
+    place = 0
+    traced = torch.compiler.is_compiling()
+    for number, p in enumerate(params, first):
+        g = p.grad
+        if g is None:
+            continue
+        if not traced:
+            check_layout(number - first, p, g, who)
+        of_p = state.get(p) or made.get(p)
+        if not of_p:
+            of_p = made[p] = new_state(p, group)
+        if not traced:
+            check_layer(number - first, p, g, of_p, group, who)
+        tensors = sharding.local(p, g, *(of_p[name] for name in MOMENTS))
+        numel = (whole_numel.get(p) if whole_numel else None) or p.numel()
+        if p.is_complex():
+            tensors, numel = tuple(map(_real, tensors)), 2 * numel
+        entries.append((number, place, p, of_p, tensors, numel or 1))  # an empty layer's sums are 0
+        place += 1
+    waves, earlier = waves_of([(p, tensors) for _, _, p, _, tensors, _ in entries])
+    choices = {f"use_{name}": group[name] for name in ("foreach", "fused")}
+    for (number, place, p, of_p, tensors, numel), wave, before in zip(entries, waves, earlier, strict=True):
+        key = tensors[0].device, p.dtype, wave
+        if key not in found:
+            found[key] = LayerBatch(None, wave)  # type: ignore[arg-type]  # chosen below, of all its layers
+        batch = found[key]
+        batch.params.append(p)
+        batch.states.append(of_p)
+        batch.steps.append(of_p["step"])
+        batch.earlier.append(before)
+        batch.numbers.append(number)
+        batch.places.append(place)
+        layers = batch.layers
+        for to, x in zip((layers.p, layers.g, layers.m, layers.v), tensors, strict=True):
+            to.append(x)
+        layers.numel.append(numel)
+    for batch in found.values():
+        batch.backend = choose(batch.layers.p, **choices, differentiable=group["differentiable"])
+    return sorted(found.values(), key=lambda batch: batch.wave)
+
+
+def store_new_states(batches: Iterable[LayerBatch], state: Any) -> None:
+    """Make the states that `gather` made the optimizer's."""
+    for batch in batches:
+        for p, of_p in zip(batch.params, batch.states, strict=True):
+            if state.get(p) is not of_p:
+                state[p] = of_p
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x

@@ -1,0 +1,136 @@
+"""What must be true of a layer's tensors before it is stepped, and which layers share memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import sharding
+from ..backends import tensors as memory
+
+MOMENTS = ("exp_avg", "exp_avg_var")
+
+
+def check_layout(i: int, p: Tensor, g: Tensor, who: str) -> None:
+    """Raise RuntimeError for a sparse gradient or parameter. i: p's place in its group, of `who`."""
+    if g.layout is not torch.strided or p.layout is not torch.strided:
+        raise RuntimeError(
+            f"{who} does not support sparse gradients or parameters (parameter {i} of its group is "
+            f"{p.layout}, its gradient {g.layout}): nothing was stepped; build the layer with sparse=False, "
+            "or give its parameters to torch.optim.SparseAdam"
+        )
+
+
+def check_layer(i: int, p: Tensor, g: Tensor, of_p: dict[str, Any], group: dict[str, Any], who: str) -> None:
+    """Raise RuntimeError unless a layer's parameter, gradient and state belong together."""
+    if missing := [name for name in ("step", *MOMENTS) if not isinstance(of_p.get(name), Tensor)]:
+        raise RuntimeError(
+            f"the state of parameter {i} of its group has no tensor {missing[0]!r}: nothing was stepped; "
+            f"load a state that {who} saved, or empty the parameter's state so that it begins anew"
+        )
+    m, v = (of_p[name] for name in MOMENTS)
+    pooled = group.get("layerwise") == "pre"
+    if (v.dim() == 0) != pooled and p.dim():
+        has, needs = ("a layer", "an element") if v.dim() == 0 else ("an element", "a layer")
+        raise RuntimeError(
+            f"exp_avg_var of parameter {i} of its group is one number {has}, and "
+            f"layerwise={group.get('layerwise')!r} needs one {needs}: nothing was stepped; load a state that "
+            "was saved with the same layerwise"
+        )
+    if pooled and v.dtype not in (torch.float32, torch.float64):
+        raise RuntimeError(
+            f"exp_avg_var of parameter {i} of its group is {v.dtype}, and one number a layer is kept in "
+            "torch.float32 or torch.float64: nothing was stepped; convert it back"
+        )
+    names = ("parameter", "gradient", "exp_avg", "exp_avg_var")
+    for what, x in zip(names, (p, g, m, v), strict=True):
+        _check_like(i, p, what, x, pooled=what == "exp_avg_var" and pooled)
+    if of_p["step"].numel() != 1:
+        raise RuntimeError(
+            f"the step counter of parameter {i} of its group has shape {tuple(of_p['step'].shape)}, not one "
+            "element: nothing was stepped; load the optimizer's state again"
+        )
+
+
+def _check_like(i: int, p: Tensor, what: str, x: Tensor, *, pooled: bool) -> None:
+    which = f"parameter {i} of its group"
+    which = f"the {which}" if x is p else f"the {what} of {which}"
+    if x.shape != p.shape and not pooled:
+        raise RuntimeError(
+            f"{which} has shape {tuple(x.shape)}, and the parameter {tuple(p.shape)}: nothing was stepped; "
+            "give a parameter that changes its shape a new gradient and a new state"
+        )
+    if x.device != p.device:
+        raise RuntimeError(
+            f"{which} is on {x.device}, and the parameter on {p.device}: nothing was stepped; move the "
+            "model before its optimizer is made, or load the optimizer's state again"
+        )
+    if x.is_complex() != p.is_complex() and not pooled:
+        raise RuntimeError(
+            f"{which} is {x.dtype}, and the parameter {p.dtype}: nothing was stepped; load the optimizer's "
+            "state again after the model has changed its type"
+        )
+    if not x.is_floating_point() and not x.is_complex():
+        raise RuntimeError(
+            f"{which} is {x.dtype}, not a type of real or complex numbers: nothing was stepped; convert "
+            "it, or freeze the parameter by requires_grad_(False)"
+        )
+    if type(x) in memory.PLAIN and not memory.fits(x):
+        raise RuntimeError(
+            f"{which}, of shape {tuple(x.shape)}, has no memory for it, but {x.untyped_storage().nbytes()} "
+            "bytes: its storage was freed or made smaller; nothing was stepped; restore it, or set the "
+            "gradient to None"
+        )
+
+
+def waves_of(layers: list[tuple[Tensor, tuple[Tensor, ...]]]) -> tuple[list[int], list[int]]:
+    """Of each layer its wave, after those of all earlier layers that share its memory; and how often it came.
+
+    layers: the optimizer's parameter, and the tensors p, g, m, v that are worked on. One parameter may stand
+    twice in a group, which torch warns of, and parameters may be views of one memory: each is stepped by
+    itself, in order, as torch's loop does.
+    """
+    seen: dict[Tensor, int] = {}
+    earlier = []
+    for p, _ in layers:
+        earlier.append(seen.get(p, 0))
+        seen[p] = earlier[-1] + 1
+    if torch.compiler.is_compiling() or any(sharding.is_dtensor(p) for p, _ in layers):
+        return earlier, earlier  # on every rank the same, whatever the memory of its shards
+    spans = [[_span(x) for x in (p, m, v)] for _, (p, _, m, v) in layers]
+    if not _overlap_anywhere(spans):
+        return [0] * len(layers), earlier
+    waves: list[int] = []
+    for i, mine in enumerate(spans):
+        before = [waves[j] for j in range(i) if any(_overlap(a, b) for a in mine for b in spans[j])]
+        waves.append(max(before, default=-1) + 1)
+    return waves, earlier
+
+
+Span = tuple[str, int, int] | None  # device, first byte, byte after the last of a plain tensor's memory
+
+
+def _span(x: Tensor) -> Span:
+    if type(x) not in memory.PLAIN or not x.numel() or x.device.type == "meta":
+        return None
+    size = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    return str(x.device), x.data_ptr(), x.data_ptr() + size * x.element_size()
+
+
+def _overlap_anywhere(spans: list[list[Span]]) -> bool:
+    """Whether two layers share memory."""
+    ordered = sorted((*span, i) for i, of_layer in enumerate(spans) for span in of_layer if span is not None)
+    furthest: dict[str, tuple[int, int]] = {}
+    for device, start, end, i in ordered:
+        last, by = furthest.get(device, (0, -1))
+        if start < last and by != i:
+            return True
+        if end > last:
+            furthest[device] = end, i
+    return False
+
+
+def _overlap(a: Span, b: Span) -> bool:
+    return a is not None and b is not None and a[0] == b[0] and a[1] < b[2] and b[1] < a[2]
