@@ -26,7 +26,7 @@ _impl = attrgetter("_cdata")
 
 class Described(NamedTuple):
     addresses: np.ndarray  # [n], int64
-    facts: Any  # type, layout, device, size of the storage, place in it, shape, strides and negation of each
+    facts: Any  # type, layout, device, size of the storage, place in it, shape and strides of each
 
     def same(self, other: Described) -> bool:
         """Whether all but the addresses is the same."""
@@ -38,7 +38,7 @@ def describe(tensors: Sequence[Tensor]) -> Described | None:
     if not PLAIN.issuperset(map(type, tensors)):
         return None
     if (ask := _api()) is not None and (found := ask(tensors)) is not None:
-        return Described(found[0], (found[1], np.fromiter(map(Tensor.is_neg, tensors), bool, len(tensors))))
+        return Described(found[0], (found[1],))
     return describe_one_by_one(tensors)
 
 
@@ -50,7 +50,7 @@ def describe_one_by_one(tensors: Sequence[Tensor]) -> Described:
         if x.layout is torch.strided:
             addresses[i] = x.data_ptr()
             of_memory = (x.untyped_storage().nbytes(), x.storage_offset(), x.stride())
-        facts.append((x.dtype, x.layout, x.device, x.shape, x.is_neg(), *of_memory))
+        facts.append((x.dtype, x.layout, x.device, x.shape, *of_memory))
     return Described(addresses, (np.fromiter(facts, object, len(facts)),))
 
 

@@ -305,7 +305,7 @@ def new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state["exp_avg_var"] = torch.zeros((), dtype=v_dtype, device=p.device)
     else:
         state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype)
-    if rounds(group):
+    if rounds(group) and group["capturable"]:
         state["rounding_step"] = torch.zeros_like(state["step"], dtype=torch.int64)
     return state
 

@@ -5,8 +5,8 @@ what it depends on has changed:
     the group's parameters, which of them have a gradient, and the group's options that choose the backend or
     the form of the state;
     the three state tensors of each layer;
-    type, layout, device, shape, strides, storage and negation of every parameter, gradient and state tensor,
-    and the addresses of all but gradients and counters (backends/tensors.py).
+    type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, the
+    addresses of all but gradients and counters (backends/tensors.py), and whether one is a negated view.
 `LayerCache.find` compares all of this at every step. What it cannot compare is gathered at every step:
 DTensors and other tensor subclasses, complex parameters, pieces of layers of which only reduce_groups knows.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ class LayerBatch:
     numbers: list[int] = field(default_factory=list)  # each layer's place in the whole optimizer
     places: list[int] = field(default_factory=list)  # and among the group's layers that have a gradient
     layers: Layers = field(default_factory=lambda: Layers([], [], [], [], []))
+    has_new_states: bool = False  # which are not the optimizer's yet
     counters: np.ndarray | None = None  # the addresses of float32 counters on the CPU, where they are known
 
 
@@ -115,7 +117,7 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
     if [g is not None for g in grads] != found.has_gradient:
         return False
     grads = [g for g in grads if g is not None]
-    if not all(map(is_, map(state.get, found.with_gradient), found.states)):
+    if not _same_states(found, state):
         return False
     try:
         m, v, steps = (list(map(get, found.states)) for get in (_m, _v, _step))
@@ -123,6 +125,8 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
         return False
     described = memory.describe([*found.with_gradient, *grads, *m, *v, *steps])
     if described is None or not described.same(found.described):
+        return False
+    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v))):  # not in what C++ is told
         return False
     now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
     if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]):
@@ -134,6 +138,13 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
         if batch.counters is not None:
             batch.counters = now[4] if whole else now[4, batch.places]
     return True
+
+
+def _same_states(found: _Found, state: Any) -> bool:
+    """Whether each layer's state is the dictionary that it was. Hashing parameters takes the most time."""
+    if len(state) == len(found.states) and all(map(is_, state, found.with_gradient)):
+        return all(map(is_, state.values(), found.states))
+    return all(map(is_, map(state.get, found.with_gradient), found.states))
 
 
 def _take(batch: LayerBatch, g: list[Tensor], m: list[Tensor], v: list[Tensor], steps: list[Tensor]) -> None:
@@ -148,11 +159,10 @@ def _found(batches: list[LayerBatch], group: dict[str, Any], params: list[Tensor
     wholes = all(
         n == (p.numel() or 1) for b in batches for p, n in zip(b.params, b.layers.numel, strict=True)
     )
-    # A new state is not the optimizer's yet; the next step's comparison would miss it.
-    stored = all(state.get(p) is of_p for b in batches for p, of_p in zip(b.params, b.states, strict=True))
-    if not (batches and own and wholes and stored):
+    if not (batches and own and wholes):
         return lost
-    states = [state[p] for p in with_gradient]
+    of_place = {i: of_p for b in batches for i, of_p in zip(b.places, b.states, strict=True)}
+    states = [of_place[i] for i in range(len(with_gradient))]
     columns = [
         *with_gradient,
         *(p.grad for p in with_gradient),
@@ -220,6 +230,7 @@ def gather(
         batch.earlier.append(before)
         batch.numbers.append(number)
         batch.places.append(place)
+        batch.has_new_states = batch.has_new_states or p in made
         layers = batch.layers
         for to, x in zip((layers.p, layers.g, layers.m, layers.v), tensors, strict=True):
             to.append(x)
@@ -232,9 +243,11 @@ def gather(
 def store_new_states(batches: Iterable[LayerBatch], state: Any) -> None:
     """Make the states that `gather` made the optimizer's."""
     for batch in batches:
-        for p, of_p in zip(batch.params, batch.states, strict=True):
-            if state.get(p) is not of_p:
-                state[p] = of_p
+        if batch.has_new_states:
+            batch.has_new_states = False
+            for p, of_p in zip(batch.params, batch.states, strict=True):
+                if state.get(p) is not of_p:
+                    state[p] = of_p
 
 
 def _real(x: Tensor) -> Tensor:

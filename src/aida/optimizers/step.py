@@ -33,7 +33,7 @@ class StepBatch:
     scalars: Scalars
     rule: Rule
     steps: list[Tensor]  # the layers' counters, on the device that says whether this step counts
-    ticks: list[Tensor] | None  # counters of whole numbers, where the step rounds at random
+    ticks: list[Tensor]  # counters of whole numbers, where the step rounds by them
 
     @property
     def params(self) -> list[Tensor]:
@@ -82,7 +82,7 @@ def prepare_step(
         if prepare := getattr(backend, "prepare", None):
             prepare(layers)
         counts = _next_counts(batch, steps, group, None if by_host else found_inf)
-        ticks = _ticks(batch) if rounds(group) else None
+        ticks = _ticks(batch, counts) if rounds(group) else []
         s = scalars(counts, ticks, batch, group, eps_outside=eps_outside)
         s.sums = sums
         if not by_host:
@@ -162,14 +162,14 @@ def _advance(step: StepBatch) -> None:
             of_p["step"] = counter
         counts = found_inf <= 0
         torch._foreach_add_(step.steps, counts.to(step.steps[0]))
-        if step.ticks is not None:
+        if step.ticks:
             torch._foreach_add_(step.ticks, counts.to(torch.int64))
         return
     if batch.counters is not None and (advance := getattr(batch.backend, "advance", None)):
         advance(batch.steps, batch.counters)
     else:
         torch._foreach_add_(batch.steps, 1)
-    if step.ticks is not None:
+    if step.ticks:
         torch._foreach_add_(step.ticks, 1)
 
 
@@ -188,7 +188,7 @@ def check_unscales(backend: Backend) -> None:
 
 def scalars(
     counts: list[float] | Tensor,
-    ticks: list[Tensor] | None,
+    ticks: list[Tensor],
     batch: LayerBatch,
     group: dict[str, Any],
     *,
@@ -205,7 +205,7 @@ def scalars(
         sign=-1.0 if group["maximize"] else 1.0,
         layerwise=group.get("layerwise"),
         **_columns(counts, lr, group, eps_outside),
-        keys=None if ticks is None else _keys(ticks, batch, group),
+        keys=_keys(counts, ticks, batch, group) if rounds(group) else None,
         round_p=group["stochastic_rounding"],
     )
 
@@ -237,24 +237,32 @@ def rounds(group: dict[str, Any]) -> bool:
     return group["state_dtype"] == torch.bfloat16 or group["stochastic_rounding"]
 
 
-def _ticks(batch: LayerBatch) -> list[Tensor]:
-    """The layers' counters of whole numbers, which key their rounding: one in float32 stops at 2^24.
+def _ticks(batch: LayerBatch, counts: list[float] | Tensor) -> list[Tensor]:
+    """The layers' counters of whole numbers; none where `counts` serve, which in float32 stop at 2^24.
 
-    A state that was saved before there were such counters goes on from its step counter.
+    They are made where counts are a tensor, which the host cannot look at, and at the last whole count.
     """
+    known = any("rounding_step" in of_p for of_p in batch.states)
+    if not isinstance(counts, Tensor) and max(counts) < 2**24 and not known:
+        return []
     for of_p, step in zip(batch.states, batch.steps, strict=True):
         if "rounding_step" not in of_p:
             of_p["rounding_step"] = step.to(torch.int64)
     return [of_p["rounding_step"] for of_p in batch.states]
 
 
-def _keys(ticks: list[Tensor], batch: LayerBatch, group: dict[str, Any]) -> Column:
+def _keys(
+    counts: list[float] | Tensor, ticks: list[Tensor], batch: LayerBatch, group: dict[str, Any]
+) -> Column:
     """Each layer's key of this step."""
-    layers = rounding.layer_key(group["seed"], np.array(batch.numbers)) + np.array(batch.earlier) + 1
-    if ticks[0].device.type != "cpu" or _stays_tensor(group):
+    layers = rounding.layer_key(group["seed"], np.array(batch.numbers))
+    if isinstance(counts, Tensor):
         t = torch.stack(ticks)
-        return rounding.step_key(t + torch.from_numpy(layers).to(t.device, non_blocking=True))
-    return rounding.step_key(layers + np.array([tick.item() for tick in ticks])).tolist()
+        next_step = torch.from_numpy(layers + np.array(batch.earlier) + 1)
+        return rounding.step_key(t + next_step.to(t.device, non_blocking=True))
+    if ticks:
+        counts = [tick.item() + 1 + before for tick, before in zip(ticks, batch.earlier, strict=True)]
+    return rounding.step_key(layers + np.array(counts, np.int64)).tolist()
 
 
 def _stays_tensor(group: dict[str, Any]) -> bool:
