@@ -95,7 +95,7 @@ def test_use_of_a_gradient_that_is_gone_raises(released, misuse):
     ):
         misuse(net, optimizer)
     members.assert_bitwise(members.snapshot(optimizer), before)
-    assert repr(net[0].weight.grad) == "Released(shape=(7, 6))"
+    assert repr(net[0].weight.grad) == "FreedGradient(shape=(7, 6))"
 
 
 def test_step_raises_until_removed():

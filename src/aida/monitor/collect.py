@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import sharding
-from ..optimizers.release import Released
+from ..optimizers.release import FreedGradient
 from . import measures
 from .definitions import Definition, definition_for
 from .record import Row
@@ -100,7 +100,7 @@ def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select 
             continue
         definition = define(optimizer, group, state)
         g = p.grad if p.grad is not None and not p.grad.is_sparse else None
-        g = None if isinstance(g, Released) else g
+        g = None if isinstance(g, FreedGradient) else g
         sums, extremes = layer_sums(*_local(p, g, definition))
         all_sums.append(sums)
         all_extremes.append(extremes)

@@ -97,6 +97,7 @@ class Layerwise(Optimizer):
         self._fresh = True  # never stepped or loaded
         self._layers = LayerCache()
         self._lock = _ProcessLock()
+        self.released_by: Any = None  # the handle of release_gradients, which steps in place of step()
         known = {**self.own, **OPTIONS}
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         check_keys(type(self).__name__, options, known, shared)
@@ -124,6 +125,8 @@ class Layerwise(Optimizer):
             raise
         self._shapes.append(sharding.shapes(self.param_groups[-1]["params"]))
         self._numel = {}
+        if getattr(self, "released_by", None) is not None:
+            self.released_by.watch_new_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": self._shapes}
@@ -132,7 +135,7 @@ class Layerwise(Optimizer):
         """Older states lack newer arguments and may count in plain numbers; torch shares a loaded counter."""
         super().__setstate__(state)
         self._numel, self._fresh = {}, not self.state
-        self._layers, self._lock = LayerCache(), _ProcessLock()
+        self._layers, self._lock, self.released_by = LayerCache(), _ProcessLock(), None
         self.__dict__.setdefault("reduce_groups", None)
         self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
         for group in self.param_groups:
@@ -170,8 +173,16 @@ class Layerwise(Optimizer):
                 loss = closure()
         with self._lock:
             if not (self._fresh and self._is_state_init_step()):
+                self._refuse_released_step()
                 self._take_step()
         return loss
+
+    def _refuse_released_step(self) -> None:
+        if self.released_by is not None:
+            raise RuntimeError(
+                "release_gradients steps every layer in backward: remove this call of optimizer.step(), or "
+                "remove() the handle first"
+            )
 
     def _take_step(self) -> None:
         reduce_gram, reduce_stepsizes = self._reductions()
@@ -190,6 +201,7 @@ class Layerwise(Optimizer):
     def step_layer(self, p: Tensor, group_index: int, number: int) -> None:
         """Step one layer that has a gradient, as step() would; number: its place in the optimizer."""
         with self._lock:
+            self._fresh = False
             try:
                 run(self.prepare_step([(group_index, [p], number)], key=number))
             except BaseException:

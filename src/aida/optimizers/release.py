@@ -2,61 +2,102 @@
 
 from __future__ import annotations
 
+import weakref
 from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.variable import Variable
 
 from .. import sharding
 from .base import Layerwise
 
+GONE = (
+    "this gradient is gone: release_gradients stepped its layer in backward and freed it. "
+    "Call zero_grad() before each backward; clipping by the global norm, unscaling and accumulation "
+    "need all gradients at once: remove() the handle and call optimizer.step()"
+)
 
-class Released(Tensor):
+
+class FreedGradient(Tensor):
     """What stands in p.grad for a gradient that is gone: without memory, and every use of it raises.
 
     zero_grad() takes it away. So clipping, unscaling or accumulation after the step cannot go unseen.
     """
 
     @staticmethod
-    def __new__(cls, p: Tensor) -> Released:
+    def __new__(cls, p: Tensor) -> FreedGradient:
         return Tensor._make_wrapper_subclass(
             cls, p.size(), strides=p.stride(), dtype=p.dtype, device=p.device, requires_grad=False
         )
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"Released(shape={tuple(self.shape)})"
+        return f"FreedGradient(shape={tuple(self.shape)})"
+
+    def __deepcopy__(self, memo: Any) -> FreedGradient:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise RuntimeError(GONE)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _DESCRIPTIONS:
+            return super().__torch_function__(function, types, args, kwargs or {})
+        raise RuntimeError(GONE)
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.ops.aten.detach.default:  # what assigning p.grad does
             return args[0]
-        raise RuntimeError(
-            "this gradient is gone: release_gradients stepped its layer in backward and freed it. "
-            "Call zero_grad() before each backward; clipping by the global norm, unscaling and accumulation "
-            "need all gradients at once: remove() the handle and call optimizer.step()"
-        )
+        raise RuntimeError(GONE)
+
+
+# What may be asked of a freed gradient: nothing that needs its memory. Not every torch has all of them.
+_PROPERTIES = ("shape", "dtype", "device", "layout", "grad_fn", "requires_grad", "is_leaf", "is_sparse", "ndim",
+               "grad", "is_cuda", "is_cpu", "is_meta", "is_xpu", "is_mps", "is_quantized", "is_nested",
+               "is_sparse_csr", "is_mkldnn", "retains_grad", "output_nr", "itemsize", "nbytes")  # fmt: skip
+_METHODS = ("size", "stride", "numel", "nelement", "dim", "ndimension", "storage_offset", "is_floating_point",
+            "is_complex", "is_contiguous", "element_size", "is_neg", "is_conj", "is_inference", "get_device",
+            "__hash__", "__len__")  # fmt: skip
+_DESCRIPTIONS = {getattr(Tensor, name).__get__ for name in _PROPERTIES if hasattr(Tensor, name)}
+_DESCRIPTIONS |= {getattr(Tensor, name) for name in _METHODS if hasattr(Tensor, name)}
 
 
 class GradientRelease:
-    """What release_gradients returns: remove() ends it, and so does leaving a `with` block."""
+    """What release_gradients returns: remove() ends it, and so does leaving a `with` block.
+
+    The optimizer keeps it; it knows optimizer, model and parameters by weak references alone.
+    """
 
     def __init__(self, optimizer: Layerwise, process_group: Any) -> None:
-        self._optimizer = optimizer
-        self._group = process_group
-        self._hooks: list[Any] = [optimizer.register_step_pre_hook(_refuse_step)]
-        first = 0  # each layer's number in the optimizer keys its rounding
-        for i, group in enumerate(optimizer.param_groups):
-            for j, p in enumerate(group["params"]):
-                if p.requires_grad:
-                    self._hooks.append(p.register_post_accumulate_grad_hook(self._stepper(i, first + j)))
-            first += len(group["params"])
+        self.process_group = process_group
+        self._optimizer = weakref.ref(optimizer)
+        self._hooks: dict[int, Any] = {}  # by the parameter's place in the optimizer
+        self._order = _InOrder(self, process_group) if process_group is not None else None
+        self.watch_new_parameters()
+
+    def watch_new_parameters(self) -> None:
+        """Step every parameter of the optimizer in backward, frozen ones too: they may be trained later."""
+        optimizer = self._alive()
+        places = ((i, p) for i, group in enumerate(optimizer.param_groups) for p in group["params"])
+        for number, (i, p) in enumerate(places):
+            if number not in self._hooks:
+                trained = p.requires_grad
+                try:  # torch hooks only what needs a gradient when it is hooked
+                    p.requires_grad_(True)
+                    self._hooks[number] = p.register_post_accumulate_grad_hook(_hook(self, i, number))
+                finally:
+                    p.requires_grad_(trained)
 
     def remove(self) -> None:
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             hook.remove()
         self._hooks.clear()
+        if (optimizer := self._optimizer()) is not None and optimizer.released_by is self:
+            optimizer.released_by = None
 
     def __enter__(self) -> GradientRelease:
         return self
@@ -66,19 +107,98 @@ class GradientRelease:
     ) -> None:
         self.remove()
 
-    def _stepper(self, i: int, number: int) -> Any:
-        @torch.no_grad()
-        def step(p: Tensor) -> None:
-            assert p.grad is not None
-            if self._group is not None:
-                p.grad.div_(dist.get_world_size(self._group))
-                dist.all_reduce(p.grad, group=self._group)
-            self._optimizer.step_layer(p, i, number)
-            p.grad = Released(p)
-            # Schedulers ask this mark whether optimizer.step() has been called before theirs.
-            self._optimizer._opt_called = True  # type: ignore[attr-defined]
+    def ready(self, p: Tensor, group_index: int, number: int) -> None:
+        """A layer's gradient is complete."""
+        if self._order is None:
+            self.step(p, group_index, number)
+        else:
+            self._order.ready(p, number)
 
-        return step
+    @torch.no_grad()
+    def step(self, p: Tensor, group_index: int, number: int) -> None:
+        optimizer = self._alive()
+        optimizer.step_layer(p, group_index, number)
+        p.grad = FreedGradient(p)
+        # Schedulers ask this mark whether optimizer.step() has been called before theirs.
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+
+    def _alive(self) -> Layerwise:
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise RuntimeError(
+                "the optimizer that release_gradients stepped is gone, and its parameters are not trained: keep a "
+                "reference to it"
+            )
+        return optimizer
+
+
+def _hook(handle: GradientRelease, group_index: int, number: int) -> Any:
+    weak = weakref.ref(handle)  # torch's hooks are not seen by the garbage collector
+
+    def hook(p: Tensor) -> None:
+        if (alive := weak()) is not None:
+            alive.ready(p, group_index, number)
+
+    return hook
+
+
+class _InOrder:
+    """Gradients averaged over a process group, layer after layer, from the last to the first, on every rank.
+
+    Backward may reach layers in another order on another rank, and not all of them (stochastic depth): a layer
+    waits for those before it, and at the end of backward a rank gives zeros for what it has not reached. A
+    layer that no rank has reached is not stepped. So messages belong to layers, and replicas stay equal.
+    """
+
+    def __init__(self, handle: GradientRelease, process_group: Any) -> None:
+        self._handle = weakref.ref(handle)
+        self._group = process_group
+        self._ready: dict[int, Tensor] = {}
+        self._next: int | None = None  # the layer whose turn it is; None outside of backward
+
+    def ready(self, p: Tensor, number: int) -> None:
+        layers = self._layers()
+        if self._next is None:
+            self._next = len(layers) - 1
+            Variable._execution_engine.queue_callback(self._finish)
+        self._ready[number] = p
+        while self._next >= 0 and self._next in self._ready:
+            self._average_and_step(*layers[self._next], self._next)
+            self._next -= 1
+
+    def _finish(self) -> None:
+        """At the end of backward: all layers that are left, reached or not."""
+        layers = self._layers()
+        first, self._next = self._next, None
+        if first is None:
+            return
+        try:
+            for number in range(first, -1, -1):
+                self._average_and_step(*layers[number], number)
+        finally:
+            self._ready.clear()
+
+    @torch.no_grad()
+    def _average_and_step(self, p: Tensor, group_index: int, number: int) -> None:
+        here = self._ready.pop(number, None) is not None
+        grad = p.grad if here and p.grad is not None else torch.zeros_like(p)
+        flat = (torch.view_as_real(grad) if grad.is_complex() else grad).reshape(-1)
+        message = torch.cat([flat, torch.full((1,), float(here), dtype=flat.dtype, device=flat.device)])
+        dist.all_reduce(message, group=self._group)
+        if not here and not message[-1] > 0:
+            return
+        flat = message[:-1].div_(dist.get_world_size(self._group))
+        whole = torch.view_as_complex(flat.view(*grad.shape, 2)) if grad.is_complex() else flat.view(grad.shape)
+        p.grad = torch.empty_like(p).copy_(whole)
+        handle = self._handle()
+        assert handle is not None
+        handle.step(p, group_index, number)
+
+    def _layers(self) -> list[tuple[Tensor, int]]:
+        handle = self._handle()
+        assert handle is not None
+        groups = handle._alive().param_groups
+        return [(p, i) for i, group in enumerate(groups) for p in group["params"]]
 
 
 def release_gradients(
@@ -86,11 +206,18 @@ def release_gradients(
 ) -> GradientRelease:
     """Step each layer in backward as soon as its gradient is ready, and free the gradient.
 
-    Exact, since a layer's statistics need its own gradient alone. Call zero_grad() before each backward,
-    never optimizer.step(); schedulers work. Clipping by the global norm and accumulation raise RuntimeError.
-    process_group: gradients are averaged over it first, in place of DistributedDataParallel and its buckets.
+    Exact, since a layer's statistics need its own gradient alone. Call zero_grad() before each backward, never
+    optimizer.step(); schedulers work. Clipping by the global norm, accumulation and GradScaler, which need all
+    gradients at once, raise RuntimeError at their first use of a gradient. Step hooks are not called. What is
+    unfrozen or added by add_param_group later is trained too. A second call returns the first one's handle.
+
+    process_group: gradients are averaged over it first, layer by layer in one order on every rank, in place of
+    DistributedDataParallel and its buckets. A layer that some ranks do not reach counts as zero there; one that
+    no rank reaches is not stepped. Every rank's backward has to reach at least one layer.
+
     Raises TypeError for another optimizer; ValueError for a wrapped or sharded model, parameters that the
-    optimizer lacks, and gradients that are there already.
+    optimizer lacks, gradients that are there already, an optimizer with step hooks, and a second call with
+    another process group.
     """
     if not isinstance(optimizer, Layerwise):
         raise TypeError(
@@ -98,12 +225,24 @@ def release_gradients(
             "are per layer, so that stepping layers one by one is exact"
         )
     _check_model(optimizer, model)
-    return GradientRelease(optimizer, process_group)
+    handle = optimizer.released_by
+    if handle is not None and handle.process_group is not process_group:
+        raise ValueError(
+            "release_gradients is at work on this optimizer with another process_group: remove() its handle first"
+        )
+    if handle is None:
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            raise ValueError(
+                "the optimizer has step hooks, which are never called where layers are stepped in backward: "
+                "remove them before release_gradients"
+            )
+        optimizer.released_by = handle = GradientRelease(optimizer, process_group)
+    return handle
 
 
 def is_released(optimizer: Any) -> bool:
     """Whether release_gradients steps this optimizer."""
-    return _refuse_step in optimizer._optimizer_step_pre_hooks.values()
+    return getattr(optimizer, "released_by", None) is not None
 
 
 def _check_model(optimizer: Layerwise, model: torch.nn.Module) -> None:
@@ -124,12 +263,5 @@ def _check_model(optimizer: Layerwise, model: torch.nn.Module) -> None:
             "release_gradients needs whole layers on each rank, but the model is sharded: its gradients are "
             "sharded too, so call optimizer.step() as usual"
         )
-    if any(p.grad is not None and not isinstance(p.grad, Released) for p in stepped):
+    if any(p.grad is not None and not isinstance(p.grad, FreedGradient) for p in stepped):
         raise ValueError("there are gradients already: call optimizer.zero_grad() before release_gradients")
-
-
-def _refuse_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-    raise RuntimeError(
-        "release_gradients has stepped every layer in backward: remove this call of optimizer.step(), or "
-        "remove() the handle first"
-    )
