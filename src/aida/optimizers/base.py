@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, TypedDict
@@ -185,45 +185,42 @@ class Layerwise(Optimizer):
             )
 
     def _take_step(self) -> None:
+        if torch.compiler.is_compiling():
+            run(self._prepare(self._all_parts()))
+            return
         reduce_gram, reduce_stepsizes = self._reductions()
-        try:
-            steps = self.prepare_step(
-                (i, group["params"], first) for i, (group, first) in enumerate(self._numbered_groups())
-            )
-            run(steps, reduce_gram, reduce_stepsizes)
-        except BaseException:
-            self._layers.clear()
-            raise
-        self._layers.let_go()
+        with self._layers.in_use():
+            run(self._prepare(self._all_parts()), reduce_gram, reduce_stepsizes)
         if sharding.active() and not self.state:
             sharding.warn_without_gradients(group["params"] for group in self.param_groups)
 
-    def step_layer(self, p: Tensor, group_index: int, number: int) -> None:
-        """Step one layer that has a gradient, as step() would; number: its place in the optimizer."""
+    def step_layers(self, layers: Iterable[tuple[int, int, Tensor]]) -> None:
+        """Step these layers alone, as step() would: (index of a group, place in the optimizer, parameter)."""
+        by_group: dict[int, tuple[list[Tensor], list[int]]] = {}
+        for i, number, p in layers:
+            params, numbers = by_group.setdefault(i, ([], []))
+            params.append(p)
+            numbers.append(number)
         with self._lock:
             self._fresh = False
-            try:
-                run(self.prepare_step([(group_index, [p], number)], key=number))
-            except BaseException:
-                self._layers.clear()
-                raise
-            self._layers.let_go()
+            with self._layers.in_use():
+                run(self._prepare((i, *of_group, tuple(of_group[1])) for i, of_group in by_group.items()))
 
-    def prepare_step(
-        self, layers: Iterable[tuple[int, list[Tensor], int]], key: Any = None
-    ) -> list[StepBatch]:
+    def _prepare(self, parts: Iterable[tuple[int, list[Tensor], Sequence[int], Any]]) -> list[StepBatch]:
         """What the step of these layers needs, everything checked and nothing stepped.
 
-        layers: (index of a group, parameters of it, the first one's place in the optimizer).
+        parts: (index of a group, parameters of it, their places in the optimizer, key of the cache).
         """
         prepared: list[StepBatch] = []
         states: Any = self.state
         scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
-        for i, params, first in layers:
+        for i, params, numbers, key in parts:
             group = self.param_groups[i]
 
-            def gathered(group: Any = group, params: Any = params, first: int = first) -> list[LayerBatch]:
-                return gather(group, params, first, states, new_state, self._numel, type(self).__name__)
+            def gathered(
+                group: Any = group, params: Any = params, numbers: Any = numbers
+            ) -> list[LayerBatch]:
+                return gather(group, params, numbers, states, new_state, self._numel, type(self).__name__)
 
             batches = self._layers.find((i, key), gathered, group, params, states)
             rule: Any = dict(rule=self._rule_of(group), eps_outside=self.eps_outside)
@@ -231,19 +228,20 @@ class Layerwise(Optimizer):
         store_new_states((step.batch for step in prepared), states)
         return prepared
 
-    def _numbered_groups(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Each group with its first parameter's place in the optimizer, which keys its rounding."""
+    def _all_parts(self) -> Iterator[tuple[int, list[Tensor], Sequence[int], None]]:
+        """Each group whole; its parameters' places in the optimizer key their rounding."""
         first = 0
-        for group in self.param_groups:
-            yield group, first
-            first += len(group["params"])
+        for i, group in enumerate(self.param_groups):
+            params = group["params"]
+            yield i, params, range(first, first + len(params)), None
+            first += len(params)
 
     def _reductions(self) -> tuple[Any, Any]:
         """What turns sums over shards into sums over whole layers; (None, None) where nothing is sharded.
 
         All layers at once: one message per process group, which every rank sends, gradients or not.
         """
-        if not sharding.active() or torch.compiler.is_compiling():
+        if not sharding.active():
             return None, None
         for group, shapes in zip(self.param_groups, self._shapes, strict=True):
             if self._needs_gram(group) or group.get("layerwise"):
@@ -317,7 +315,7 @@ def new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state["exp_avg_var"] = torch.zeros((), dtype=v_dtype, device=p.device)
     else:
         state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype)
-    if rounds(group) and group["capturable"]:
+    if rounds(group) and (group["capturable"] or isinstance(group["lr"], Tensor)):  # see step.py, _ticks
         state["rounding_step"] = torch.zeros_like(state["step"], dtype=torch.int64)
     return state
 

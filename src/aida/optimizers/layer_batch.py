@@ -13,7 +13,8 @@ DTensors and other tensor subclasses, complex parameters, pieces of layers of wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import is_, itemgetter
@@ -29,6 +30,7 @@ from ..backends.choose import choose
 from ..backends.contract import Backend, Layers
 from .layer_checks import MOMENTS, check_layer, check_layout, waves_of
 
+MOST_KEPT = 256  # where layers are stepped in ever new combinations
 CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
 _m, _v, _step = map(itemgetter, (*MOMENTS, "step"))
 
@@ -69,6 +71,7 @@ class LayerCache:
 
     def __init__(self) -> None:
         self._found: dict[Any, _Found] = {}
+        self._used: dict[Any, _Found] = {}  # in the present step
 
     def find(
         self,
@@ -91,20 +94,34 @@ class LayerCache:
                 # Without addresses beside it a backend takes of it only what it compares itself.
                 batch.layers.prepared = old.layers.prepared
             found = _found(batches, group, params, state)
-        self._found[key] = found
+        self._used[key] = found
         return found.batches
 
-    def let_go(self) -> None:
-        """Hold no gradient, which its owner may free."""
-        for found in self._found.values():
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Around a step: what it used serves the next one, without gradients, which their owner may free.
+
+        After an error nothing does.
+        """
+        self._used = {}
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            raise
+        for found in self._used.values():
             for batch in found.batches:
                 batch.layers.g = []
                 if found.described is None:
                     batch.params, batch.states, batch.layers.p = [], [], []
                     batch.layers.m, batch.layers.v, batch.steps = [], [], []
+        if len(self._found) > MOST_KEPT:
+            self._found.clear()
+        self._found |= self._used
+        self._used = {}
 
     def clear(self) -> None:
-        self._found.clear()
+        self._found, self._used = {}, {}
 
 
 def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: Any) -> bool:
@@ -184,7 +201,7 @@ def _found(batches: list[LayerBatch], group: dict[str, Any], params: list[Tensor
 def gather(
     group: dict[str, Any],
     params: list[Tensor],
-    first: int,
+    numbers: Sequence[int],
     state: Any,
     new_state: NewState,
     whole_numel: dict[Tensor, int],
@@ -192,7 +209,7 @@ def gather(
 ) -> list[LayerBatch]:
     """The layers that have a gradient, by device, type and wave; missing states are made, and not yet stored.
 
-    first: the number of the first parameter in the optimizer. whole_numel: elements of whole layers that only
+    numbers: the parameters' places in the optimizer. whole_numel: elements of whole layers that only
     the caller knows. Raises RuntimeError for what `who` cannot step, before anything is changed.
     """
     found: dict[Any, LayerBatch] = {}
@@ -200,17 +217,17 @@ def gather(
     entries = []
     place = 0
     traced = torch.compiler.is_compiling()
-    for number, p in enumerate(params, first):
+    for i, (number, p) in enumerate(zip(numbers, params, strict=True)):
         g = p.grad
         if g is None:
             continue
         if not traced:
-            check_layout(number - first, p, g, who)
+            check_layout(i, p, g, who)
         of_p = state.get(p) or made.get(p)
         if not of_p:
             of_p = made[p] = new_state(p, group)
         if not traced:
-            check_layer(number - first, p, g, of_p, group, who)
+            check_layer(i, p, g, of_p, group, who)
         tensors = sharding.local(p, g, *(of_p[name] for name in MOMENTS))
         numel = (whole_numel.get(p) if whole_numel else None) or p.numel()
         if p.is_complex():

@@ -21,6 +21,9 @@ GONE = (
 )
 
 
+WAITING_BYTES = 2**20  # of gradients that wait to be stepped together
+
+
 class FreedGradient(Tensor):
     """What stands in p.grad for a gradient that is gone: without memory, and every use of it raises.
 
@@ -56,11 +59,11 @@ class FreedGradient(Tensor):
 
 
 # What may be asked of a freed gradient: nothing that needs its memory. Not every torch has all of them.
-_PROPERTIES = ("shape", "dtype", "device", "layout", "grad_fn", "requires_grad", "is_leaf", "is_sparse", "ndim",
-               "grad", "is_cuda", "is_cpu", "is_meta", "is_xpu", "is_mps", "is_quantized", "is_nested",
-               "is_sparse_csr", "is_mkldnn", "retains_grad", "output_nr", "itemsize", "nbytes")  # fmt: skip
-_METHODS = ("size", "stride", "numel", "nelement", "dim", "ndimension", "storage_offset", "is_floating_point",
-            "is_complex", "is_contiguous", "element_size", "is_neg", "is_conj", "is_inference", "get_device",
+_PROPERTIES = ("shape", "dtype", "device", "layout", "grad_fn", "requires_grad", "is_leaf", "is_sparse",
+               "ndim", "grad", "is_cuda", "is_cpu", "is_meta", "is_xpu", "is_mps", "is_quantized",
+               "is_nested", "is_sparse_csr", "is_mkldnn", "retains_grad", "output_nr", "itemsize", "nbytes")  # fmt: skip
+_METHODS = ("size", "stride", "numel", "nelement", "dim", "ndimension", "storage_offset",
+            "is_floating_point", "is_complex", "is_contiguous", "element_size", "is_neg", "is_conj", "is_inference", "get_device",
             "__hash__", "__len__")  # fmt: skip
 _DESCRIPTIONS = {getattr(Tensor, name).__get__ for name in _PROPERTIES if hasattr(Tensor, name)}
 _DESCRIPTIONS |= {getattr(Tensor, name) for name in _METHODS if hasattr(Tensor, name)}
@@ -75,6 +78,9 @@ class GradientRelease:
     def __init__(self, optimizer: Layerwise, process_group: Any) -> None:
         self.process_group = process_group
         self._optimizer = weakref.ref(optimizer)
+        self._waiting: list[tuple[int, int, Tensor]] = []  # small layers whose gradient is ready
+        self._waiting_bytes = 0
+        self._task: int | None = None  # the backward whose end is waited for
         self._hooks: dict[int, Any] = {}  # by the parameter's place in the optimizer
         self._order = _InOrder(self, process_group) if process_group is not None else None
         self.watch_new_parameters()
@@ -109,16 +115,39 @@ class GradientRelease:
 
     def ready(self, p: Tensor, group_index: int, number: int) -> None:
         """A layer's gradient is complete."""
+        if (task := torch._C._current_graph_task_id()) != self._task:  # another backward than the last one
+            self._task = task
+            Variable._execution_engine.queue_callback(self._finish)
         if self._order is None:
-            self.step(p, group_index, number)
+            self.collect(p, group_index, number)
         else:
             self._order.ready(p, number)
 
+    def collect(self, p: Tensor, group_index: int, number: int) -> None:
+        """Step a large layer, and small ones together: a step of its own costs each more than its kernel."""
+        self._waiting.append((group_index, number, p))
+        self._waiting_bytes += p.numel() * p.element_size()
+        if self._waiting_bytes >= WAITING_BYTES:
+            self._step_waiting()
+
+    def _finish(self) -> None:
+        """At the end of backward."""
+        self._task = None
+        if self._order is not None:
+            self._order.finish()
+        self._step_waiting()
+
     @torch.no_grad()
-    def step(self, p: Tensor, group_index: int, number: int) -> None:
+    def _step_waiting(self) -> None:
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        # One whose backward failed may have lost its gradient to zero_grad().
+        waiting = [layer for layer in waiting if not isinstance(layer[2].grad, FreedGradient | None)]
+        if not waiting:
+            return
         optimizer = self._alive()
-        optimizer.step_layer(p, group_index, number)
-        p.grad = FreedGradient(p)
+        optimizer.step_layers(waiting)
+        for _, _, p in waiting:
+            p.grad = FreedGradient(p)
         # Schedulers ask this mark whether optimizer.step() has been called before theirs.
         optimizer._opt_called = True  # type: ignore[attr-defined]
 
@@ -126,8 +155,8 @@ class GradientRelease:
         optimizer = self._optimizer()
         if optimizer is None:
             raise RuntimeError(
-                "the optimizer that release_gradients stepped is gone, and its parameters are not trained: keep a "
-                "reference to it"
+                "the optimizer that release_gradients stepped is gone, and its parameters are not trained: "
+                "keep a reference to it"
             )
         return optimizer
 
@@ -145,9 +174,10 @@ def _hook(handle: GradientRelease, group_index: int, number: int) -> Any:
 class _InOrder:
     """Gradients averaged over a process group, layer after layer, from the last to the first, on every rank.
 
-    Backward may reach layers in another order on another rank, and not all of them (stochastic depth): a layer
-    waits for those before it, and at the end of backward a rank gives zeros for what it has not reached. A
-    layer that no rank has reached is not stepped. So messages belong to layers, and replicas stay equal.
+    Backward may reach layers in another order on another rank, and not all of them (stochastic depth): a
+    layer waits for those before it, and at the end of backward a rank gives zeros for what it has not
+    reached. A layer that no rank has reached is not stepped. So messages belong to layers, and replicas stay
+    equal.
     """
 
     def __init__(self, handle: GradientRelease, process_group: Any) -> None:
@@ -160,13 +190,17 @@ class _InOrder:
         layers = self._layers()
         if self._next is None:
             self._next = len(layers) - 1
-            Variable._execution_engine.queue_callback(self._finish)
+        if number > self._next:
+            raise RuntimeError(
+                "a backward has ended early on this rank, and replicas differ: load a checkpoint on all "
+                "ranks (within torch.utils.checkpoint, use_reentrant=False is needed)"
+            )
         self._ready[number] = p
         while self._next >= 0 and self._next in self._ready:
             self._average_and_step(*layers[self._next], self._next)
             self._next -= 1
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """At the end of backward: all layers that are left, reached or not."""
         layers = self._layers()
         first, self._next = self._next, None
@@ -188,11 +222,13 @@ class _InOrder:
         if not here and not message[-1] > 0:
             return
         flat = message[:-1].div_(dist.get_world_size(self._group))
-        whole = torch.view_as_complex(flat.view(*grad.shape, 2)) if grad.is_complex() else flat.view(grad.shape)
+        whole = (
+            torch.view_as_complex(flat.view(*grad.shape, 2)) if grad.is_complex() else flat.view(grad.shape)
+        )
         p.grad = torch.empty_like(p).copy_(whole)
         handle = self._handle()
         assert handle is not None
-        handle.step(p, group_index, number)
+        handle.collect(p, group_index, number)
 
     def _layers(self) -> list[tuple[Tensor, int]]:
         handle = self._handle()
@@ -206,14 +242,15 @@ def release_gradients(
 ) -> GradientRelease:
     """Step each layer in backward as soon as its gradient is ready, and free the gradient.
 
-    Exact, since a layer's statistics need its own gradient alone. Call zero_grad() before each backward, never
-    optimizer.step(); schedulers work. Clipping by the global norm, accumulation and GradScaler, which need all
-    gradients at once, raise RuntimeError at their first use of a gradient. Step hooks are not called. What is
-    unfrozen or added by add_param_group later is trained too. A second call returns the first one's handle.
+    Layers wait until the gradients that are ready amount to 1 MiB, or for the end of backward. Exact, since a
+    layer's statistics need its own gradient alone. Call zero_grad() before each backward, never
+    optimizer.step(); schedulers work. Clipping by the global norm, accumulation and GradScaler, which need
+    all gradients at once, raise RuntimeError at their first use of a gradient. Step hooks are not called.
+    What is unfrozen or added by add_param_group later is trained too. A second call returns the first handle.
 
-    process_group: gradients are averaged over it first, layer by layer in one order on every rank, in place of
-    DistributedDataParallel and its buckets. A layer that some ranks do not reach counts as zero there; one that
-    no rank reaches is not stepped. Every rank's backward has to reach at least one layer.
+    process_group: gradients are averaged over it first, layer by layer in one order on every rank, in place
+    of DistributedDataParallel and its buckets. A layer that some ranks do not reach counts as zero there; one
+    that no rank reaches is not stepped. Every rank's backward has to reach at least one layer.
 
     Raises TypeError for another optimizer; ValueError for a wrapped or sharded model, parameters that the
     optimizer lacks, gradients that are there already, an optimizer with step hooks, and a second call with
@@ -228,7 +265,8 @@ def release_gradients(
     handle = optimizer.released_by
     if handle is not None and handle.process_group is not process_group:
         raise ValueError(
-            "release_gradients is at work on this optimizer with another process_group: remove() its handle first"
+            "release_gradients is at work on this optimizer with another process_group: "
+            "remove() its handle first"
         )
     if handle is None:
         if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
