@@ -27,7 +27,7 @@ def start_afresh() -> None:
     torch.set_num_threads(THREADS)
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002: the generator that other libraries draw from
+    np.random.seed(0)  # noqa: NPY002 - other libraries draw from it
     random.seed(0)
 
 
