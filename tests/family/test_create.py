@@ -122,6 +122,7 @@ def loaded_by(module):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
+@pytest.mark.processes
 def test_importing_loads_nothing_beside_torch():
     assert loaded_by("aida") == []
     assert "torch.distributed.tensor" in loaded_by("torch.distributed.tensor")  # negative control
