@@ -78,7 +78,8 @@ def best() -> tuple[str, str]:
 def pytest(c: Combination, seed: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     order = ["--random-order-bucket=global", f"--random-order-seed={seed}"] if c.order == "random" else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *order, *arguments]
-    environment = {**os.environ, **c.environment}
+    # Threads that wait asleep, or more of them than idle cores take minutes for seconds.
+    environment = {**os.environ, **c.environment, "OMP_WAIT_POLICY": "passive"}
     environment.pop("OMP_NUM_THREADS", None)
     return subprocess.run(
         command, env=environment, cwd=TESTS.parent, stdout=subprocess.PIPE, text=True, check=False

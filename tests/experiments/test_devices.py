@@ -21,7 +21,7 @@ OPTIONS = ["digits", "--model", "mlp", "--limit-batches", "4", "--batch-size", "
 
 def aida(*arguments: object, through=("-m",)) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *through, "aida_experiments", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def train(folder: Path, *more: object, epochs: int = 3) -> list[dict]:
@@ -54,7 +54,7 @@ def same_curve(found: list[dict], wanted: list[dict], rel: float) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_give_the_curve_of_one(one, tmp_path, strategy):
     """Three epochs of 4 batches; loss, accuracy and every layer's stepsizes to 1e-6; measured, 1.05e-7."""
@@ -66,7 +66,7 @@ def test_two_processes_give_the_curve_of_one(one, tmp_path, strategy):
 
 
 @pytest.mark.distributed
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_torchrun_and_resuming_a_sharded_run(tmp_path):
     """Killed by a full stop after one epoch, it ends with bitwise the rows of an undisturbed run."""
     several = ["--devices", 2, "--strategy", "fsdp"]
@@ -77,7 +77,7 @@ def test_torchrun_and_resuming_a_sharded_run(tmp_path):
     marks = tmp_path / "marks"
     stopped = subprocess.run(
         [sys.executable, "-m", "aida_experiments", *map(str, shaken), "--devices", "2"],
-        env={**os.environ, **killed(marks, group=True)}, start_new_session=True, timeout=300, check=False,
+        env={**os.environ, **killed(marks, group=True)}, start_new_session=True, timeout=900, check=False,
     )  # fmt: skip
     assert stopped.returncode == -signal.SIGKILL
     assert not (folder / "aida" / "seed-0" / "done.json").exists()
@@ -87,7 +87,7 @@ def test_torchrun_and_resuming_a_sharded_run(tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_mistake_is_told_once_and_ends_all_processes(tmp_path):
     train(tmp_path, "--devices", 2, epochs=1)
     other = aida("train", *OPTIONS, "--epochs", 2, "--devices", 2, "--out", tmp_path, "--resume")

@@ -16,7 +16,7 @@ from aida_experiments.runs import read_json_lines
 from experiments.kills import killed
 
 EPOCHS = 12
-pytestmark = pytest.mark.timeout(600)  # Processes start slowly on a busy machine.
+pytestmark = pytest.mark.timeout(1800)  # of several processes; only against a hang
 
 
 def job(folder: Path, optimizer: str = "aida", *, seed: int = 0, epochs: int = EPOCHS, **config) -> Job:
