@@ -260,7 +260,7 @@ def _chunk() -> int:
 
 @cache
 def _variant() -> int:
-    """The widest instruction set of this machine, or the one that AIDA_CPU_VARIANT asks for, if it is there."""
+    """The instruction set: the widest of this machine, or what AIDA_CPU_VARIANT asks for if it is there."""
     best, asked = _kernel().aida_best_variant(), _asked_variant()
     if asked is not None and asked > best:
         warnings.warn(
