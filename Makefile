@@ -9,7 +9,7 @@ LOCK := requirements/dev.txt
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config
 
-.PHONY: install demo test test-distributed test-runner test-floors lint bench lock clean
+.PHONY: install demo test test-matrix test-distributed test-runner test-floors lint bench lock clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -31,6 +31,12 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -q
+
+# The optimizers' tests with other instruction sets, threads and orders; a quarter of an hour on two cores.
+# SEED draws other orders.
+SEED ?= 0
+test-matrix: install
+	$(BIN)/python tests/combinations.py --seed $(SEED)
 
 # Sharded steps on several processes of this machine; minutes on two cores.
 test-distributed: install

@@ -1,6 +1,8 @@
 """What is the CPU kernel's alone: memory order, chunks, threads, instruction sets, and what it refuses."""
 
+import contextlib
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,9 +42,11 @@ def assert_equal_sums(ours, exact, limit):
     assert ((torch.as_tensor(ours) - exact).abs() <= limit * exact.abs().clamp(min=1e-300)).all()
 
 
-@pytest.mark.parametrize("variant", range(3))
+@pytest.mark.parametrize("variant", range(3), ids=cpu.VARIANTS)
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_every_instruction_set_sums_around_chunks_and_tiles(monkeypatch, variant, dtype, limit):
+    if variant > (best := cpu._kernel().aida_best_variant()):
+        pytest.skip(f"this CPU has no {cpu.VARIANTS[variant]}, and {cpu.VARIANTS[best]} is tested by itself")
     monkeypatch.setattr(cpu, "_variant", lambda: variant)
     layers = layers_of([0, 1, 15, 17, 1023, 1025, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7], dtype)
     s = scalars_of(len(layers.p))
@@ -56,6 +60,44 @@ def test_every_instruction_set_sums_around_chunks_and_tiles(monkeypatch, variant
     eager.apply(wide, (0.5, 0.8), None, s)
     for a, b in zip(layers.p + layers.m + layers.v, wide.p + wide.m + wide.v, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=limit, atol=limit)
+
+
+@pytest.fixture
+def on_a_lesser_cpu(monkeypatch):
+    """As where the widest instruction set is AVX2."""
+    kernel = cpu._kernel()
+    monkeypatch.setattr(cpu, "_kernel", lambda: SimpleNamespace(aida_best_variant=lambda: 1))
+    for cached in (cpu._variant, cpu.library):
+        cached.cache_clear()
+    yield kernel
+    monkeypatch.undo()
+    for cached in (cpu._variant, cpu.library):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("", 1), ("0", 0), ("baseline", 0), ("1", 1), ("avx2", 1), ("avx512", 1), ("2", 1)]
+)
+def test_the_environment_chooses_the_instruction_set(on_a_lesser_cpu, monkeypatch, value, number):
+    monkeypatch.setenv("AIDA_CPU_VARIANT", value)
+    expected = (
+        pytest.warns(UserWarning, match="AIDA_CPU_VARIANT: this CPU has no avx512; avx2 is used")
+        if value in ("avx512", "2")
+        else contextlib.nullcontext()
+    )
+    with expected:
+        assert cpu._variant() == number
+
+
+@pytest.mark.parametrize("value", ["3", "-1", "AVX2", "sse", " "])
+def test_an_unknown_instruction_set_is_told_before_a_step(on_a_lesser_cpu, monkeypatch, value):
+    monkeypatch.setenv("AIDA_CPU_VARIANT", value)
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    for fused in (None, True):
+        with pytest.raises(ValueError, match=f"AIDA_CPU_VARIANT: '{value}' is no .* baseline, avx2, avx512"):
+            aida.Aida([p], fused=fused).step()
+    assert torch.equal(p, torch.ones(3))
 
 
 def test_sums_of_large_gradients_do_not_overflow():

@@ -23,7 +23,7 @@ def run_cases(**environment):
     assert "skipped" not in done.stdout
 
 
-@pytest.mark.timeout(300)  # 15 seconds of one idle core
+@pytest.mark.processes
 def test_interpreted():
     run_cases(TRITON_INTERPRET="1", AIDA_TEST_DEVICE="cpu")
 
@@ -101,6 +101,7 @@ def test_on_a_gpu():
     run_cases(TRITON_INTERPRET="0", AIDA_TEST_DEVICE=torch.accelerator.current_accelerator().type)
 
 
+@pytest.mark.processes
 def test_the_benchmark_starts():
     script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
     done = subprocess.run([sys.executable, script, "--dry"], capture_output=True, text=True, check=False)

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from math import prod
 
 import pytest
@@ -27,20 +26,28 @@ def test_shapes_have_the_models_parameters(model):
     assert sum(map(prod, model_shapes(model))) == MODELS[model][1]
 
 
-def test_pairs_know_which_is_which():
-    """One contender sleeps; whatever the order, the ratio says so."""
+def test_pairs_know_which_is_which(monkeypatch):
+    """By a clock that only the contenders move; whatever the order, the ratio says which is slower."""
 
-    class Sleeper:
+    class Clock:
+        now = 0
+
+        def perf_counter(self):
+            return self.now
+
+    class Contender:
         def __init__(self, seconds):
             self.seconds = seconds
 
         def step(self):
-            time.sleep(self.seconds)
+            clock.now += self.seconds
 
-    effort = bench.Effort(seconds=0.0, pairs=6, patience=5.0)
-    pairs = bench.time_pairs(Sleeper(0.001), Sleeper(0.02), "cpu", effort, random.Random(0))
-    assert len(pairs) == 6
-    assert bench.summary(pairs)["ratio"] > 3
+    clock = Clock()
+    monkeypatch.setattr(bench, "time", clock)
+    effort = bench.Effort(seconds=0, pairs=20, patience=10_000)
+    pairs = bench.time_pairs(Contender(1), Contender(20), "cpu", effort, random.Random(0))
+    assert pairs == [(1, 20)] * 20
+    assert bench.summary(pairs)["ratio"] == 20
 
 
 def test_extra_memory_is_what_a_step_allocates():

@@ -216,6 +216,6 @@ def test_help_loads_nothing_heavy():
 
 def test_a_missing_extra_is_named_with_the_way_to_install_it():
     code = "import sys; sys.modules['typer'] = None; from aida_experiments.__main__ import main; main()"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert ended.returncode == 1
     assert ended.stderr.strip() == 'aida: the command needs typer: pip install "aida-optim[experiments]"'

@@ -19,7 +19,11 @@ def script():
 
 
 def test_digits(script):
-    """At this lr a step is below half of a bfloat16's last place for most parameters."""
+    """At this lr a step is below half of a bfloat16's last place for most parameters.
+
+    Measured, over three seeds and torch's instruction sets: at random within 0.9 %, to the nearest 25 to 26 %
+    above, and 0.1 % between instruction sets.
+    """
     task = create_task("digits", model="cnn", batch_size=64)
     losses = {
         precision.name: script.train(task, "aida", precision, seed=0, epochs=10, lr=1e-4)["loss"]
@@ -28,6 +32,6 @@ def test_digits(script):
     }
     full = losses.pop("float32")
     nearest = losses.pop("bfloat16 moments and parameters, nearest")
-    assert nearest > 1.15 * full
+    assert nearest > 1.12 * full
     for name, loss in losses.items():
-        assert loss == pytest.approx(full, rel=0.02), name
+        assert loss == pytest.approx(full, rel=0.05), name

@@ -132,7 +132,7 @@ def test_every_rival_trains_and_resumes_bitwise(tmp_path, optimizer):
     settings = {**DIGITS[optimizer].settings, "lr": min(DIGITS[optimizer].settings["lr"], 1e-2)}
     rows = run(task, tmp_path / "calm", optimizer, epochs=5, **settings)
     losses = [row["train_loss"] for row in rows if row["kind"] == "epoch"]
-    assert losses[-1] < 0.97 * losses[0]
+    assert losses[-1] < 0.99 * losses[0]  # measured: 0.958 the slowest, 1e-4 between instruction sets
     with pytest.raises(Killed):
         run(task, tmp_path / "shaken", optimizer, epochs=5, on_batch=kill, **settings)
     assert run(task, tmp_path / "shaken", optimizer, epochs=5, **settings) == rows

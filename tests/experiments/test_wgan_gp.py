@@ -340,7 +340,7 @@ own.alike(Path(sys.argv[1]), 2, sys.argv[2])
 
 
 @pytest.mark.distributed
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_give_the_curve_of_one(tmp_path, strategy):
     """Slopes, losses, distances, stepsizes and the picture, with a batch that two processes cannot halve."""
@@ -351,7 +351,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path, strategy):
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     done = subprocess.run(
         [sys.executable, *map(str, command), strategy], env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     two = read_json_lines(tmp_path / "two" / "rows.jsonl")

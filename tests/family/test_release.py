@@ -140,6 +140,7 @@ print(*(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if lin
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="measures with glibc and /proc")
 def test_peak_memory_is_less_by_almost_all_gradients():
     """24 layers of 4 MiB: parameters and moments are 288 MiB, gradients 96 more."""

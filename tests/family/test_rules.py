@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -188,14 +189,20 @@ def test_residual_square_is_the_direct_sum(alpha, beta, distance):
 
 
 def test_the_fourth_inner_product_is_needed():
-    """m within 1e-4 of g, in float32: dd keeps 1e-6, while gg - 2gm + mm is wrong by more than itself."""
-    generator = torch.Generator().manual_seed(0)
-    g, d = (torch.randn(4096, generator=generator) for _ in range(2))
-    m = g + 1e-4 * d
-    exact = ((m.double() - g.double()) ** 2).sum().item()
+    """m within 1e-4 of g, in float32: dd is exact, while gg - 2gm + mm is wrong by all of it.
+
+    Of every way to sum: d = ±2^-13 gives dd = 2^-14 without a rounding, and a float32 above 4096, as gg, gm
+    and mm are, is a multiple of 2^-11. (g and m have few bits: neither they nor m - g are rounded.)
+    """
+    n = 4096
+    g = 1 + torch.arange(n) / n
+    m = g + 2.0**-13 * (1 - 2 * (torch.arange(n) % 2))
+    exact = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(m.tolist(), g.tolist(), strict=True))
+    assert exact == Fraction(1, 2**14)
     gg, gm, mm, dd = (torch.dot(a, b).item() for a, b in ((g, g), (g, m), (m, m), (m - g, m - g)))
-    assert family.residual_square(1.0, 1.0, gg, gm, dd) == pytest.approx(exact, rel=1e-6)
-    assert abs(gg - 2 * gm + mm - exact) > exact
+    assert min(gg, gm, mm) > 4096
+    assert family.residual_square(1.0, 1.0, gg, gm, dd) == exact
+    assert abs(gg - 2 * gm + mm - exact) >= exact
     assert family.residual_square(1.0, 0.9, 1.0, 1.1, 0.0) >= 0  # rounding may have made dd and gm disagree
 
 

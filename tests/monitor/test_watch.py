@@ -129,6 +129,7 @@ def test_tensorboard(tmp_path):
     assert sum(histogram.bucket) == 12
 
 
+@pytest.mark.processes
 def test_weights_and_biases(tmp_path, monkeypatch):
     import wandb
 

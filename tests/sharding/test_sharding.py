@@ -8,7 +8,7 @@ from sharding.launch import case_names, launch
 
 NAMES = [name for file in sorted(Path(__file__).parent.glob("cases_*.py")) for name in case_names(file)]
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="session")

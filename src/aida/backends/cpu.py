@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from .contract import SUMS, Coefficients, Layers, Scalars
 LIBRARY = Path(os.environ.get("AIDA_CPU_LIBRARY") or Path(__file__).with_name("_step_cpu.so"))
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 MODES = {None: 0, "pre": 1, "post": 2}
+VARIANTS = ("baseline", "avx2", "avx512")  # instruction sets, by their number in the kernel
 FEW = 32768  # elements: below, waking a second thread costs more than it saves
 
 # The kernel's Layer and Step, field by field.
@@ -240,6 +242,7 @@ def library() -> ctypes.CDLL | str:
         getattr(found, name).restype = count
     if (found.aida_layer_bytes(), found.aida_step_bytes()) != (LAYER.itemsize, ctypes.sizeof(Step)):
         return "the CPU kernel is of another version than this aida; install aida again"
+    _asked_variant()  # a wrong value is told before anything is stepped
     return found
 
 
@@ -257,5 +260,25 @@ def _chunk() -> int:
 
 @cache
 def _variant() -> int:
-    """The widest instruction set of this machine: 0 any, 1 AVX2, 2 AVX-512."""
-    return _kernel().aida_best_variant()
+    """The instruction set: the widest of this machine, or what AIDA_CPU_VARIANT asks for if it is there."""
+    best, asked = _kernel().aida_best_variant(), _asked_variant()
+    if asked is not None and asked > best:
+        warnings.warn(
+            f"AIDA_CPU_VARIANT: this CPU has no {VARIANTS[asked]}; {VARIANTS[best]} is used in its place",
+            stacklevel=2,
+        )
+    return best if asked is None else min(asked, best)
+
+
+def _asked_variant() -> int | None:
+    value = os.environ.get("AIDA_CPU_VARIANT", "")
+    if not value:
+        return None
+    known = {name: i for i, name in enumerate(VARIANTS)}
+    known |= {str(i): i for i in known.values()}
+    if value not in known:
+        raise ValueError(
+            f"AIDA_CPU_VARIANT: {value!r} is no instruction set of the CPU kernel; "
+            f"set it to {', '.join(VARIANTS)} (or 0, 1, 2), or unset it for the widest that this CPU has"
+        )
+    return known[value]
