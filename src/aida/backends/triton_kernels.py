@@ -269,7 +269,7 @@ def _store(X, at, n, x, bits, ROUND: tl.constexpr, MASKED: tl.constexpr):
 @triton.jit
 def _narrowed(x, TYPE: tl.constexpr):
     # By way of float32, as torch does: Triton 3.2 aborts the process on float64 to bfloat16.
-    return x.to(tl.float32).to(TYPE) if TYPE == tl.bfloat16 else x.to(TYPE)
+    return x.to(tl.float32).to(TYPE) if tl.bfloat16 == TYPE else x.to(TYPE)
 
 
 @triton.jit
