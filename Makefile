@@ -46,11 +46,11 @@ test-floors: install
 	$(BIN)/python -m pytest -q -k whole_run tests/experiments/test_floors.py -m 'slow or not slow'
 
 # The fast tests with the lowest version of every dependency that pyproject.toml declares, and with the newest,
-# each in an environment of its own, on the installed package. The lowest Python is the PYTHON given.
+# each in an environment of its own with the PYTHON given, on the installed package.
 test-oldest: RESOLUTION := lowest-direct
 test-newest: RESOLUTION := highest
 test-oldest test-newest: test-%: $(BIN)/uv
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-$*
+	$(BIN)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(VENV)-$*
 	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --resolution $(RESOLUTION) -r pyproject.toml --extra dev
 	PATH="$(CURDIR)/$(VENV)-$*/bin:$$PATH" $(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --no-deps \
 		--no-build-isolation -C build-dir=build/$* -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) .
