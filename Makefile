@@ -1,4 +1,4 @@
-# Each target sets itself up: python3 (3.10 or newer), make and a network are all that is needed.
+# Each target sets itself up: python3 (3.11 or newer), make and a network are all that is needed.
 PYTHON ?= python3
 # AUTO builds the CPU kernel where a C++ compiler is found, ON fails without it, OFF leaves it out.
 KERNEL ?= AUTO
@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := requirements/dev.txt
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config
 
-.PHONY: install demo test test-matrix test-distributed test-runner test-floors lint bench lock clean
+.PHONY: install demo test test-matrix test-distributed test-runner test-floors test-oldest test-newest dist-check lint \
+	sanitize bench lock clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -50,6 +51,22 @@ test-runner: install
 test-floors: install
 	$(BIN)/python -m pytest -q -k whole_run tests/experiments/test_floors.py -m 'slow or not slow'
 
+# The fast tests with the lowest version of every dependency that pyproject.toml declares, and with the newest,
+# each in an environment of its own with the PYTHON given, on the installed package.
+test-oldest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-oldest test-newest: test-%: $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(VENV)-$*
+	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --resolution $(RESOLUTION) -r pyproject.toml --extra dev
+	PATH="$(CURDIR)/$(VENV)-$*/bin:$$PATH" $(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --no-deps \
+		--no-build-isolation -C build-dir=build/$* -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) .
+	UV_RESOLUTION=$(RESOLUTION) $(VENV)-$*/bin/python -m pytest -q \
+		-m 'not slow and not network and not gpu and not distributed'
+
+# Wheel and sdist: what they hold, and that each works beside torch alone.
+dist-check: install
+	$(BIN)/python -m pytest -q -m packaging tests/packaging
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,5 +89,5 @@ lock: install
 	$(COMPILE) --upgrade --extra dev --output-file $(LOCK) pyproject.toml
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
-	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
+	find src tests benchmarks packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -198,7 +198,7 @@ def check_settings(contenders: Sequence[Contender]) -> None:
     for contender in contenders:
         try:
             build_optimizer(contender.optimizer, nn.Linear(1, 1), **contender.settings)
-        except (TypeError, ValueError) as error:  # noqa: PERF203
+        except (TypeError, ValueError) as error:
             raise UserError(
                 f"{contender.optimizer} does not take {dict(contender.settings)}: {error}"
             ) from error

@@ -42,7 +42,8 @@ class Bars:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bars.stop()
+        if not self.bars.disable:  # rich before 14.3 would print an empty line
+            self.bars.stop()
 
     def progress(self, job: int, progress: Now) -> None:
         completed = (progress.epoch - 1) * progress.batches + progress.batch

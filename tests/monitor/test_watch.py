@@ -139,7 +139,7 @@ def test_weights_and_biases(tmp_path, monkeypatch):
         WandB()
     model, optimizer = model_and_optimizer()
     monkeypatch.setenv("WANDB_SILENT", "true")
-    run = wandb.init(mode="offline", dir=tmp_path)
+    run = wandb.init(mode="offline", dir=str(tmp_path))
     logged, log = [], run.log
     monkeypatch.setattr(run, "log", lambda values: (logged.append(values), log(values)))
     with StepsizeMonitor(optimizer, model, every=2, to=[WandB()]):

@@ -97,7 +97,7 @@ def pool(pointers, layers, numbers, found_inf, b2: tl.float64, V_TYPE: tl.conste
     layer = tl.load(layers + tl.program_id(0))
     V = tl.load(pointers + layer * 4 + 3).to(tl.pointer_type(V_TYPE))
     mean = tl.load(numbers + layer * 8 + 7)
-    tl.store(V, (b2 * tl.load(V).to(tl.float64) + (1 - b2) * mean).to(V_TYPE))
+    tl.store(V, _narrowed(b2 * tl.load(V).to(tl.float64) + (1 - b2) * mean, V))
 
 
 @triton.jit
@@ -259,11 +259,19 @@ def _store(X, at, n, x, bits, ROUND: tl.constexpr, MASKED: tl.constexpr):
         rounded = (x.to(tl.uint32, bitcast=True) + bits) >> 16
         x = tl.where(x == x, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
-        x = x.to(X.dtype.element_ty)
+        x = _narrowed(x, X)
     if MASKED:
         tl.store(X + at, x, mask=at < n)
     else:
         tl.store(X + at, x)
+
+
+@triton.jit
+def _narrowed(x, X):
+    # By way of float32, as torch does: Triton 3.2 aborts the process on float64 to bfloat16.
+    if X.dtype.element_ty == tl.bfloat16:
+        x = x.to(tl.float32)
+    return x.to(X.dtype.element_ty)
 
 
 @triton.jit

@@ -1,0 +1,133 @@
+"""Wheel and sdist: what they hold, what they say of themselves, and that each works on its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_bytes
+from email.message import Message
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.packaging, pytest.mark.timeout(900)]
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+NEEDED = {"torch", "numpy", "typing-extensions"}
+EXTRAS = {"experiments", "ray", "tensorboard", "monitor", "test", "bench", "dev"}
+KERNEL = "aida/backends/_step_cpu.so"
+COMPILER = shutil.which(os.environ.get("CXX") or "c++")
+
+
+def uv(*arguments):
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    command = [BIN / "uv", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sdist")
+    uv("build", "--quiet", "--sdist", "--no-build-isolation", "--python", sys.executable, "--out-dir", out)
+    (built,) = out.glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist, tmp_path_factory):
+    """Made of the sdist, so that nothing is in it that the sdist lacks."""
+    out = tmp_path_factory.mktemp("wheel")
+    options = ["--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", out]
+    uv("build", "--quiet", *options, sdist)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def in_git():
+    """Every file of the repository that is not hidden."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    return {f for f in listed if f and (ROOT / f).exists() and not re.search(r"(^|/)\.", f)}
+
+
+@pytest.fixture(scope="session")
+def said(wheel) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        return message_from_bytes(archive.read(name))
+
+
+def test_the_sdist_is_the_repository(sdist, in_git):
+    with tarfile.open(sdist) as archive:
+        held = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+    assert held == in_git | {"PKG-INFO"}
+    assert "tests/packaging/test_distributions.py" in held
+
+
+def test_the_wheel_is_the_two_packages_and_the_kernel(wheel, in_git):
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        licences = [name for name in archive.namelist() if name.endswith(".dist-info/licenses/LICENSE")]
+        assert archive.read(*licences) == (ROOT / "LICENSE").read_bytes()
+    sources = {name.removeprefix("src/") for name in in_git if name.startswith("src/")}
+    assert held == sources | ({KERNEL} if COMPILER else set())
+
+
+def test_the_metadata_is_whole(said):
+    assert said["Name"] == "aida-optim"
+    assert f'__version__ = "{said["Version"]}"' in (ROOT / "src/aida/__init__.py").read_text()
+    assert said["License-Expression"] == "MIT"
+    assert said.get_all("License-File") == ["LICENSE"]
+    assert set(said.get_all("Provides-Extra")) == EXTRAS
+    needs = [r for r in said.get_all("Requires-Dist") if "extra ==" not in r]
+    assert {re.match(r"[\w-]+", r)[0] for r in needs} == NEEDED
+    assert all(">=" in r for r in said.get_all("Requires-Dist") if not r.startswith("aida-optim["))
+    classifiers = said.get_all("Classifier")
+    pythons = [c.rpartition(" ")[2] for c in classifiers if re.search(r":: 3\.\d+$", c)]
+    assert said["Requires-Python"] == f">={pythons[0]}"
+    assert not any(c.startswith("License") for c in classifiers)  # refused beside License-Expression
+    for url in said.get_all("Project-URL"):
+        assert re.fullmatch(r"[A-Z]\w*, https://\S+", url)
+
+
+def test_an_index_can_show_the_description(said):
+    """Where it is shown there are no files: pictures and links are absolute, or are not there."""
+    text = said.get_payload()
+    assert said["Description-Content-Type"] == "text/markdown"
+    assert "| **`Aida`** |" in text
+    targets = re.findall(r"\]\(([^)\s]*)", text) + re.findall(r"""(?:src|href)=["']?([^"'\s>]*)""", text)
+    assert targets
+    assert [t for t in targets if not re.match("https:|data:", t)] == []
+    assert "](" not in re.sub(r"\[[^\]]*\]\((https:|data:)[^)]*\)", "", text)
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory):
+    """An environment with this environment's torch alone."""
+    place = tmp_path_factory.mktemp("empty") / "venv"
+    uv("venv", "--quiet", "--python", sys.executable, place)
+    uv("pip", "install", "--quiet", "--python", place, f"torch=={version('torch').partition('+')[0]}")
+    return place
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_it_works_beside_torch_alone(kind, empty, said, tmp_path, request):
+    built = request.getfixturevalue(kind)
+    uv("pip", "install", "--quiet", "--python", empty, "--reinstall-package", "aida-optim", built)
+    script = Path(__file__).with_name("installed.py")
+    shutil.copy(script, tmp_path)
+    arguments = [said["Version"], "kernel" if COMPILER else "none"]
+    command = [empty / "bin" / "python", "-I", script.name, *arguments]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AIDA_")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "works\n", done.stderr[-4000:]
