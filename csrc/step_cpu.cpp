@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "chunks.hpp"
@@ -16,7 +17,8 @@
 namespace {
 
 constexpr int TILE = 1024;
-// Sums of a tile run in this many lanes of at most 64 terms, so products of 1e36 do not overflow a float.
+// Sums of a tile run in this many lanes of at most 64 terms in the type of the computation; a tile whose float
+// sums overflow is summed again in double.
 constexpr int LANES = 16;
 
 // The n elements from `at` on as T: in place where they are T, else in `buffer`.
@@ -109,21 +111,23 @@ INLINE double total(const T* lanes) {
   return sum;
 }
 
-// Sums of n elements, with the m that apply will write, to the letter: odd K subtracts nearly equal numbers.
-template <int which, class T>
-INLINE void sum_up(T b1, T c1, int n, const T* g, const T* m, T* gg, T* gm, T* mm, T* dd) {
+// Sums of n elements in S, with the very m that apply will write: odd K subtracts nearly equal numbers.
+template <int which, class S, class T>
+INLINE void sum_up(T b1, T c1, int n, const T* g, const T* m, double* sums) {
+  alignas(64) S gg[LANES] = {}, gm[LANES] = {}, mm[LANES] = {}, dd[LANES] = {};
   for (int i = 0; i < n; i += LANES) {
 #pragma omp simd
     for (int j = 0; j < LANES; j++) {
-      const T gi = g[i + j];
+      const S gi = g[i + j];
       if (which & GG) gg[j] += gi * gi;
       if (which == GG) continue;
-      const T mi = b1 * m[i + j] + c1 * gi, di = mi - gi;
+      const S mi = T(b1 * m[i + j] + c1 * g[i + j]), di = mi - gi;
       if (which & GM) gm[j] += gi * mi;
       if (which & MM) mm[j] += mi * mi;
       if (which & DD) dd[j] += di * di;
     }
   }
+  sums[0] = total(gg), sums[1] = total(gm), sums[2] = total(mm), sums[3] = total(dd);
 }
 
 template <int which, class T>
@@ -139,9 +143,11 @@ INLINE void gram_of(const Layer& layer, const Step& s, int64_t begin, int64_t en
       if (m) m = padded(m, n, m_buffer);
       n += LANES - n % LANES;
     }
-    alignas(64) T gg[LANES] = {}, gm[LANES] = {}, mm[LANES] = {}, dd[LANES] = {};
-    sum_up<which>(b1, c1, n, g, m, gg, gm, mm, dd);
-    sums[0] += total(gg), sums[1] += total(gm), sums[2] += total(mm), sums[3] += total(dd);
+    double of_tile[4];
+    sum_up<which, T>(b1, c1, n, g, m, of_tile);
+    if (sizeof(T) < sizeof(double) && !std::isfinite(of_tile[0] + of_tile[1] + of_tile[2] + of_tile[3]))
+      sum_up<which, double>(b1, c1, n, g, m, of_tile);
+    for (int j = 0; j < 4; j++) sums[j] += of_tile[j];
   }
 }
 
@@ -155,16 +161,26 @@ INLINE void gram_any(const Layer& l, const Step& s, int64_t begin, int64_t end, 
 
 template <class T>
 struct Numbers {
-  T b1, c1, b2, c2, alpha, beta, inv_bias2, floor, eps_out, step_size, shrink;
+  T b1, c1, b2, c2, alpha, beta, inv_bias2, floor, eps_out, step_size, shrink, largest_v;
   Numbers(const Layer& l, const Step& s)
       : b1(T(s.b1)), c1(T(1 - s.b1)), b2(T(s.b2)), c2(T(1 - s.b2)), alpha(T(l.alpha)), beta(T(l.beta)),
         inv_bias2(T(l.inv_bias2)), floor(T(l.floor)), eps_out(T(l.eps_out)), step_size(T(l.step_size)),
-        shrink(T(s.shrink)) {}
+        shrink(T(s.shrink)), largest_v(largest(l)) {}
+
+  // What v*inv_bias2 may be made of: where inv_bias2 is 0, not of infinity.
+  static T largest(const Layer& l) {
+    return l.inv_bias2 == 0 ? std::numeric_limits<T>::max() : std::numeric_limits<T>::infinity();
+  }
+
+  // 1/u.
+  __attribute__((always_inline)) T inverse(T v) const {
+    return std::sqrt((v > largest_v ? largest_v : v) * inv_bias2 + floor) + eps_out;
+  }
 };
 
 template <class T>
 INLINE void stepsize_of(const Layer& layer, const Step& s, int64_t begin, int64_t end, double* sums) {
-  alignas(64) T g_buffer[TILE], m_buffer[TILE], v_buffer[TILE], p_buffer[TILE];
+  alignas(64) T g_buffer[TILE], m_buffer[TILE], v_buffer[TILE], p_buffer[TILE], counted[TILE];
   const Numbers<T> k(layer, s);
   for (int64_t at = begin; at < end; at += TILE) {
     const int n = int(std::min<int64_t>(TILE, end - at));
@@ -177,12 +193,13 @@ INLINE void stepsize_of(const Layer& layer, const Step& s, int64_t begin, int64_
       const T mi = k.b1 * m[i] + k.c1 * g[i];
       const T r = k.beta * mi - k.alpha * g[i];
       const T vi = k.b2 * v[i] + k.c2 * (r * r);
-      u[i] = 1 / (std::sqrt(vi * k.inv_bias2 + k.floor) + k.eps_out);
+      u[i] = 1 / k.inverse(vi);
+      counted[i] = T(vi != 0);
     }
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++) sum += double(u[i]);
-    sums[0] += sum;
+    double sum = 0, count = 0;
+#pragma omp simd reduction(+ : sum, count)
+    for (int i = 0; i < n; i++) sum += double(counted[i] == 0 ? 0 : u[i]), count += double(counted[i]);
+    sums[0] += sum, sums[1] += count;
   }
 }
 
@@ -198,7 +215,7 @@ INLINE void update(const Numbers<T>& k, T step_of_layer, int n, const T* g, T* p
       const T r = k.beta * mi - k.alpha * gi;
       const T vi = k.b2 * v[i] + k.c2 * (r * r);
       v[i] = vi;
-      if (mode == ELEMENTWISE) step = k.step_size / (std::sqrt(vi * k.inv_bias2 + k.floor) + k.eps_out);
+      if (mode == ELEMENTWISE) step = k.step_size / k.inverse(vi);
     }
     p[i] = k.shrink * p[i] - step * mi;
     m[i] = mi;
@@ -206,6 +223,7 @@ INLINE void update(const Numbers<T>& k, T step_of_layer, int n, const T* g, T* p
 }
 
 // As apply_of in one loop, for what a bfloat16 state mostly is: float parameters and gradients, v elementwise.
+template <bool decay>
 INLINE void apply_narrow(const Layer& layer, const Step& s, int64_t begin, int64_t end) {
   const Numbers<float> k(layer, s);
   const float sign = float(s.sign), weight_decay = float(s.weight_decay);
@@ -218,11 +236,11 @@ INLINE void apply_narrow(const Layer& layer, const Step& s, int64_t begin, int64
     const uint32_t first = uint32_t(at) * WEYL + layer.key;
 #pragma omp simd
     for (int i = 0; i < n; i++) {
-      const float gi = sign * g[i] + weight_decay * p[i];
+      const float gi = decay ? sign * g[i] + weight_decay * p[i] : sign * g[i];
       const float mi = k.b1 * from_bfloat16(m[i]) + k.c1 * gi;
       const float r = k.beta * mi - k.alpha * gi;
       const float vi = k.b2 * from_bfloat16(v[i]) + k.c2 * (r * r);
-      const float step = k.step_size / (std::sqrt(vi * k.inv_bias2 + k.floor) + k.eps_out);
+      const float step = k.step_size / k.inverse(vi);
       const uint32_t word = mix(first + uint32_t(i) * WEYL);
       p[i] = k.shrink * p[i] - step * mi;
       m[i] = to_bfloat16_at_random(mi, word & 0xffff);
@@ -284,7 +302,8 @@ struct Variant {
   }                                                                                                      \
   target void apply_##name(const Layer& l, const Step& s, int64_t begin, int64_t end) {                  \
     if (is_wide(l)) return apply_of<double>(l, s, begin, end);                                           \
-    if (is_narrow(l, s)) return apply_narrow(l, s, begin, end);                                          \
+    if (is_narrow(l, s) && s.weight_decay != 0) return apply_narrow<true>(l, s, begin, end);             \
+    if (is_narrow(l, s)) return apply_narrow<false>(l, s, begin, end);                                   \
     apply_of<float>(l, s, begin, end);                                                                   \
   }                                                                                                      \
   constexpr Variant name{gram_##name, stepsize_##name, apply_##name};
@@ -344,15 +363,15 @@ void aida_gram(const Layer* layers, int64_t count, const Step* s, int threads, d
   add_chunks(layers, count, 4, partial, sums);
 }
 
-// sums [count]; partial [chunks] is room to work in.
+// sums [count, 2]; partial [chunks, 2] is room to work in.
 void aida_stepsize_sum(const Layer* layers, int64_t count, const Step* s, int threads, double* partial,
                        double* sums) {
   const auto stepsize = chosen(*s).stepsize;
   for_chunks({layers, count}, threads, [=](const Layer& layer, int64_t c, int64_t begin, int64_t end) {
-    partial[c] = 0;
-    stepsize(layer, *s, begin, end, partial + c);
+    std::fill_n(partial + 2 * c, 2, 0.0);
+    stepsize(layer, *s, begin, end, partial + 2 * c);
   });
-  add_chunks(layers, count, 1, partial, sums);
+  add_chunks(layers, count, 2, partial, sums);
 }
 
 void aida_apply(Layer* layers, int64_t count, const Step* s, int threads) {
@@ -361,7 +380,7 @@ void aida_apply(Layer* layers, int64_t count, const Step* s, int threads) {
       auto update = [&](auto* v) {
         const double vi = s->b2 * double(*v) + (1 - s->b2) * l->mean;
         *v = static_cast<std::remove_reference_t<decltype(*v)>>(vi);
-        l->mean = 1 / (std::sqrt(vi * l->inv_bias2 + l->floor) + l->eps_out);
+        l->mean = 1 / Numbers<double>(*l, *s).inverse(vi);
       };
       l->v_type == FLOAT64 ? update(static_cast<double*>(l->v)) : update(static_cast<float*>(l->v));
     }

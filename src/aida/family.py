@@ -23,17 +23,27 @@ def projection(gg, gm, mm, K, xi):
 
 
 def residual_square(alpha, beta, gg, gm, dd):
-    """<r, r> without the cancellation of gg - 2*gm + mm; rounding can not make it negative."""
+    """<r, r> without the cancellation of gg - 2*gm + mm; rounding cannot make it negative.
+
+    A factor that is the number 0 leaves its sum out: it need not have been taken, and may be infinite.
+    """
     k = beta - alpha
-    total = beta * beta * dd + 2 * beta * k * (gm - gg) + k * k * gg
+    terms = ((beta * beta, dd), (2 * beta * k, gm - gg), (k * k, gg))
+    total = sum(factor * x for factor, x in terms if not _is_zero(factor))
     return (total + abs(total)) / 2
+
+
+def _is_zero(factor):
+    return isinstance(factor, (int, float)) and factor == 0
 
 
 def sums_needed(constant, pooled):
     """Which of gg, gm, mm, dd a step asks for: `constant` (alpha, beta) or None; whether <r, r> is wanted."""
     if constant is None:
         return ("gg", "gm", "mm", "dd") if pooled else ("gg", "gm", "mm")
-    return {GRADIENT: ("gg",), BELIEF: ("dd",)}[constant] if pooled else ()
+    alpha, beta = constant  # the terms of residual_square
+    needs = {"gg": alpha != beta, "gm": alpha != beta and beta != 0, "dd": beta != 0}
+    return tuple(name for name, needed in needs.items() if needed) if pooled else ()
 
 
 def stepsize_cap(eps, b2):

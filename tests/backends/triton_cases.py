@@ -9,6 +9,7 @@ import torch
 import aida
 from aida.backends import choose, eager, triton, triton_tables
 from aida.backends.contract import Layers, Scalars
+from backends import extremes
 
 DEVICE = os.environ.get("AIDA_TEST_DEVICE", "cpu")
 F64, F32, F16, B16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -67,6 +68,8 @@ def both(x, coefficients, s):
     oracle = wide(x)
     n = len(x.p)
     total = torch.linspace(0.5, 5, n, dtype=F64, device=DEVICE) if s.layerwise else None
+    if s.layerwise == "post":
+        total = torch.stack([total, torch.arange(n, dtype=F64, device=DEVICE)], dim=1)  # none in the first
     sums = [worst(triton.gram(x, s), eager.gram(oracle, s))]
     if s.layerwise != "pre":
         sums.append(
@@ -112,11 +115,15 @@ def test_layers_of_several_types_in_one_call():
     assert max(of_fields) <= 5e-7
 
 
-def test_squares_of_large_gradients_do_not_overflow():
-    x = layers(F32, scale=3e17)
-    ours, theirs = triton.gram(x, scalars()), eager.gram(wide(x), scalars())
-    assert worst(ours[-1:], theirs[-1:]) <= 1e-6
-    assert theirs.max() > 1e37
+@pytest.mark.parametrize("scale", [3e17, 1e20, 1e37])
+def test_squares_of_large_gradients_do_not_overflow(scale):
+    """Nor do those of one large gradient among small ones, in a whole block and in the rest of a chunk."""
+    for place in (slice(None), 0, 149):
+        x = layers(F32)
+        x.g[-1][place] *= scale
+        ours, theirs = triton.gram(x, scalars()), eager.gram(wide(x), scalars())
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+        assert theirs.max() > 1e34
 
 
 @pytest.mark.parametrize("kind", ["unaligned", "gradient", "parameter", "moment"])
@@ -272,6 +279,43 @@ def test_gradscaler_leaves_unscaling_and_skipping_to_the_step():
     assert optimizer.state[p]["step"].item() == 1
     assert worst([p.detach()], [q.detach()]) <= 5e-7
     assert not plain._step_supports_amp_scaling
+
+
+EXTREMES = [(aida.AdaBelief, dict(rectify=True)), (aida.LAdam, {}), (aida.LAdam, dict(rectify=True))]
+EXTREMES += [(aida.LAdaBelief, dict(layerwise="post")), (aida.LAida, dict(weight_decay=0.1))]
+EXTREMES += [(aida.Aida, dict(K=K)) for K in (0, 2, 3, 8)]
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize(("cls", "own"), EXTREMES)
+def test_a_gradient_that_explodes_is_survived(cls, own):
+    extremes.check_exploded({}, cls, own, device=DEVICE)
+    extremes.check_exploded({}, cls, own, device=DEVICE, dtype=B16, alike=False)  # see LIMIT
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize(("cls", "own"), [(aida.AdamPlus, {}), (aida.LAdam, {}), (aida.Aida, {})])
+def test_a_gradient_that_is_not_finite_is_as_in_torchs_adam(cls, own, value):
+    extremes.check_not_finite({}, cls, own, value, device=DEVICE)
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("layerwise", ["pre", "post"])
+def test_elements_that_never_moved_are_left_out_of_the_mean(layerwise):
+    """And where none has moved, the mean is their stepsize."""
+    ends = []
+    for arguments in ({}, {"foreach": False}):
+        p = [torch.nn.Parameter(torch.zeros(150, device=DEVICE)) for _ in range(2)]
+        optimizer = aida.LAdaBelief(p, betas=(0.0, 0.9), layerwise=layerwise, **arguments)
+        for t in range(3):
+            for i, q in enumerate(p):
+                q.grad = torch.zeros_like(q)
+                q.grad[5 : 70 * i + 5] = t + 1.0
+            optimizer.step()
+        ends += [q.detach() for q in p]
+    assert worst(ends[1:2], ends[3:]) <= 1e-6
+    assert torch.equal(ends[0], ends[2])
 
 
 def test_a_backend_that_does_not_unscale_says_so():

@@ -5,9 +5,13 @@ One layer, with the letters of the paper:
     m <- b1*m + (1-b1)*g
     r <- beta*m - alpha*g
     v <- b2*v + (1-b2)*r^2                           ("pre": r^2 is the layer's mean, v one number)
-    u <- 1 / (sqrt(v*inv_bias2 + floor) + eps_out)   ("post": u is the layer's mean)
+    u <- 1 / (sqrt(v*inv_bias2 + floor) + eps_out)   ("post": u is the layer's mean over its v != 0)
     p <- shrink*p - step_size*u*m
 All in float32 or float64, from the unrounded m and v; rounding.py tells how bfloat16 is stored.
+Large numbers: every finite g is survived, as torch's Adam survives it. g^2 may overflow the type: v is then
+inf and u 0, for good. The sums never overflow (but in float64, or where the device has float32 alone): their
+terms are taken in float64 wherever float32's are not finite. Where inv_bias2 is 0, so is v*inv_bias2, for
+every v. Where weight_decay is 0, g does not depend on p, which may be infinite.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from torch import Tensor
 Scalar = float | Tensor
 Column = list[Any] | Tensor  # one number a layer: Python's, or a tensor [L] where a step must not sync
 SUMS = ("gg", "gm", "mm", "dd")  # gram's columns
-Coefficients = tuple[Any, Any]  # alpha and beta: two floats for all layers, or two arrays of shape [L]
+# alpha and beta, each a number for all layers (int, float, or an array of no dimensions) or an array [L]; arrays
+# are of the backend's own kind, NumPy's or torch's.
+Coefficients = tuple[Any, Any]
 
 
 @dataclass(slots=True)
@@ -75,9 +81,15 @@ class Backend(Protocol):
         ...
 
     def stepsize_sum(self, layers: Layers, coefficients: Coefficients, s: Scalars) -> Any:
-        """Sums [L] of the elementwise stepsizes u of this step, for "post". Writes nothing."""
+        """[L, 2], for "post": sum of this step's u over the elements with v != 0, and their number. Writes nothing.
+
+        v is the updated one, unrounded. An element with v = 0 has never had a residual: it does not move, and its
+        u, the largest that eps allows, would pull the layer's mean to itself.
+        """
         ...
 
     def apply(self, layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
-        """Write p, m and v. total [L]: the whole layer's sum of r^2 for "pre", of u for "post", else None."""
+        """Write p, m and v. total: the whole layers' sums of r^2 [L] for "pre", stepsize_sum's [L, 2] for "post",
+        else None. Where a layer has no v != 0, its u is that of v = 0.
+        """
         ...

@@ -104,14 +104,18 @@ def gram(layers: Layers, s: Scalars) -> np.ndarray:
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> np.ndarray:
     _fill(layers, coefficients, s)
-    return _sums(_kernel().aida_stepsize_sum, layers, s, 1)[:, 0]
+    return _sums(_kernel().aida_stepsize_sum, layers, s, 2)
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
     _fill(layers, coefficients, s)
     rows = _prepared(layers).rows
-    if s.layerwise:
+    if s.layerwise == "pre":
         rows["mean"] = np.asarray(total) / layers.numel
+    elif s.layerwise == "post":
+        u, count = np.asarray(total).T
+        unmoved = 1 / (np.sqrt(s.floor) + s.eps_out)
+        rows["mean"] = np.where(count == 0, unmoved, u / np.maximum(count, 1))
     _kernel().aida_apply(_address(rows), len(rows), _step(s), _threads(rows))
     for tensors in (layers.p, layers.m, layers.v):
         torch.autograd.graph.increment_version(tensors)

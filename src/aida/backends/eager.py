@@ -15,7 +15,9 @@ def gram(layers: Layers, s: Scalars) -> Tensor:
     rows = []
     for i in range(len(layers.p)):
         g, m = _gradient_and_momentum(layers, s, i)
-        rows.append(torch.stack([_inner(g, g), _inner(g, m), _inner(m, m), _inner(m - g, m - g)]))
+        g, m = g.to(_sum_dtype(g)), m.to(_sum_dtype(m))
+        d = m - g
+        rows.append(torch.stack([(g * g).sum(), (g * m).sum(), (m * m).sum(), (d * d).sum()]))
     return torch.stack(rows)
 
 
@@ -24,28 +26,33 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tens
     for i in range(len(layers.p)):
         g, m = _gradient_and_momentum(layers, s, i)
         v = _variance(layers, s, i, _residual(coefficients, i, g, m) ** 2)
-        sums.append(_stepsize(v, s, i).sum(dtype=_sum_dtype(v)))
+        counts = v != 0
+        u = torch.where(counts, _stepsize(v, s, i), 0)
+        sums.append(torch.stack([u.sum(dtype=_sum_dtype(v)), counts.sum(dtype=_sum_dtype(v))]))
     return torch.stack(sums)
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
     for i, p in enumerate(layers.p):
         g, m = _gradient_and_momentum(layers, s, i)
-        mean: Any = total[i] / layers.numel[i] if s.layerwise else None
-        r_square = mean if s.layerwise == "pre" else _residual(coefficients, i, g, m) ** 2
+        pre = s.layerwise == "pre"
+        r_square = total[i] / layers.numel[i] if pre else _residual(coefficients, i, g, m) ** 2
         v = _variance(layers, s, i, r_square)
-        u = mean if s.layerwise == "post" else _stepsize(v, s, i)
+        u = _mean_stepsize(*total[i], s, i) if s.layerwise == "post" else _stepsize(v, s, i)
         # Whole new tensors, then a copy: what autograd saved of a step (p too) stays valid in the next one.
         rounding.write(layers, i, s.shrink * _wide(p.clone()) - s.step_size[i] * u * m, m, v, s)
 
 
 def _gradient_and_momentum(layers: Layers, s: Scalars, i: int) -> tuple[Tensor, Tensor]:
-    g = s.sign * _wide(layers.g[i]) + s.weight_decay * _wide(layers.p[i])
+    g = s.sign * _wide(layers.g[i])
+    if s.weight_decay:
+        g = g + s.weight_decay * _wide(layers.p[i])
     return g, s.b1 * layers.m[i].to(g.dtype) + (1 - s.b1) * g
 
 
 def _residual(coefficients: Coefficients, i: int, g: Tensor, m: Tensor) -> Tensor:
-    alpha, beta = (c if isinstance(c, float) else c[i] for c in coefficients)
+    alpha, beta = (c[i] if getattr(c, "ndim", 0) else c for c in coefficients)
+    alpha, beta = (c.to(g.dtype) if isinstance(c, Tensor) else c for c in (alpha, beta))
     return beta * m - alpha * g
 
 
@@ -54,12 +61,12 @@ def _variance(layers: Layers, s: Scalars, i: int, r_square: Tensor) -> Tensor:
 
 
 def _stepsize(v: Tensor, s: Scalars, i: int) -> Tensor:
-    return 1 / (torch.sqrt(v * s.inv_bias2[i] + s.floor[i]) + s.eps_out[i])
+    corrected = torch.where(torch.isinf(v) & (s.inv_bias2[i] == 0), 0, v * s.inv_bias2[i])
+    return 1 / (torch.sqrt(corrected + s.floor[i]) + s.eps_out[i])
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    wide = _sum_dtype(a)
-    return (a.to(wide) * b.to(wide)).sum()
+def _mean_stepsize(total: Tensor, count: Tensor, s: Scalars, i: int) -> Tensor:
+    return torch.where(count == 0, _stepsize(torch.zeros_like(total), s, i), total / count.clamp(min=1))
 
 
 def _wide(x: Tensor) -> Tensor:

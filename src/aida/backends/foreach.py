@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,25 +16,38 @@ MANY = 1 << 14  # elements
 def gram(layers: Layers, s: Scalars) -> Tensor:
     g = _gradient(layers, s)
     m = _momentum(_fresh(layers.m, layers), g, s)
+    if g[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.stack([_products(*pair) for pair in zip(g, m, strict=True)])
     d = torch._foreach_sub(m, g)
-    columns = [_inner(g, g), _inner(g, m), _inner(m, m), _inner(d, d)]
-    return torch.stack(columns, dim=1)
+    sums = [
+        torch.stack([_sum(x * y) for x, y in zip(a, b, strict=True)])
+        for a, b in ((g, g), (g, m), (m, m), (d, d))
+    ]
+    found = torch.stack(sums, dim=1)
+    if not found.isfinite().all():  # squares that overflow float32
+        for i in (~found.isfinite().all(1)).nonzero().flatten().tolist():
+            found[i] = _products(g[i], m[i])
+    return found
 
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
     g = _gradient(layers, s)
     m = _momentum(_fresh(layers.m, layers), g, s)
     v = _variance(_fresh(layers.v, layers), _residual_square(coefficients, g, m), s)
-    return torch.stack([_sum(u) for u in _stepsize(v, s)])
+    counts = [x != 0 for x in v]
+    u = [torch.where(c, x, 0) for c, x in zip(counts, _stepsize(v, s), strict=True)]
+    return torch.stack([torch.stack([_sum(x), c.sum(dtype=_wider(x))]) for x, c in zip(u, counts, strict=True)])
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
     g = _gradient(layers, s)
     m = _momentum(_wide(layers.m, layers), g, s)
-    pre = s.layerwise == "pre"
-    r_square = _mean(total, layers) if pre else _residual_square(coefficients, g, m)
-    v = _variance(_wide(layers.v, layers), r_square, s)
-    u = _mean(total, layers) if s.layerwise == "post" else _stepsize(v, s)
+    if s.layerwise == "pre":  # one number a layer: in the type of the sums, which squares do not overflow
+        r_square = [x / n for x, n in zip(total, layers.numel, strict=True)]
+        v = _variance([x.to(total.dtype) for x in layers.v], r_square, s)
+    else:
+        v = _variance(_wide(layers.v, layers), _residual_square(coefficients, g, m), s)
+    u = _mean_stepsize(total, s) if s.layerwise == "post" else _stepsize(v, s)
     torch._foreach_mul_(u, _column(s.step_size))
     p = _wide(layers.p, layers)
     if not (isinstance(s.shrink, float) and s.shrink == 1):
@@ -67,7 +79,8 @@ def _momentum(m: list[Tensor], g: list[Tensor], s: Scalars) -> list[Tensor]:
 
 
 def _residual_square(coefficients: Coefficients, g: list[Tensor], m: list[Tensor]) -> list[Tensor]:
-    alpha, beta = (c if isinstance(c, float) else _column(c) for c in coefficients)
+    alpha, beta = (c.to(g[0].dtype) if isinstance(c, Tensor) else c for c in coefficients)
+    alpha, beta = (_column(c) if getattr(c, "ndim", 0) else c for c in (alpha, beta))
     r = torch._foreach_mul(m, beta)
     torch._foreach_sub_(r, torch._foreach_mul(g, alpha))
     torch._foreach_mul_(r, r)
@@ -81,7 +94,7 @@ def _variance(v: list[Tensor], r_square: list[Tensor], s: Scalars) -> list[Tenso
 
 
 def _stepsize(v: list[Tensor], s: Scalars) -> list[Tensor]:
-    u = torch._foreach_mul(v, _column(s.inv_bias2))
+    u = _corrected(v, s.inv_bias2)
     torch._foreach_add_(u, _column(s.floor))
     torch._foreach_sqrt_(u)
     torch._foreach_add_(u, _column(s.eps_out))
@@ -89,26 +102,47 @@ def _stepsize(v: list[Tensor], s: Scalars) -> list[Tensor]:
     return list(u)
 
 
-def _mean(total: Any, layers: Layers) -> list[Tensor]:
-    return [x / n for x, n in zip(total, layers.numel, strict=True)]
+def _corrected(v: list[Tensor], inv_bias2: Column) -> list[Tensor]:
+    """v*inv_bias2, and 0 where inv_bias2 is 0, of an infinite v too."""
+    if isinstance(inv_bias2, list):
+        known = list(torch._foreach_mul(v, inv_bias2))
+        for i in (i for i, c in enumerate(inv_bias2) if c == 0):
+            known[i] = torch.where(v[i].isinf(), 0, known[i])
+        return known
+    columns = zip(v, inv_bias2.unbind(), strict=True)
+    return [torch.where((c == 0) & x.isinf(), 0, x * c) for x, c in columns]
+
+
+def _mean_stepsize(total: Tensor, s: Scalars) -> list[Tensor]:
+    """Each layer's mean of u over its v != 0, from stepsize_sum's [L, 2]."""
+    u, count = total.unbind(1)
+    unmoved = _stepsize([*torch.zeros_like(u)], s)
+    return [*torch.where(count == 0, torch.stack(unmoved), u / count.clamp(min=1))]
 
 
 def _column(column: Column) -> list[float] | list[Tensor]:
     return column if isinstance(column, list) else list(column.unbind())
 
 
-def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([_sum(x * y) for x, y in zip(a, b, strict=True)])
+def _products(g: Tensor, m: Tensor) -> Tensor:
+    """gg, gm, mm, dd of a layer, every term in float64."""
+    g, m = g.to(_wider(g)), m.to(_wider(m))
+    d = m - g
+    return torch.stack([(x * y).sum() for x, y in ((g, g), (g, m), (m, m), (d, d))])
 
 
 def _sum(x: Tensor) -> Tensor:
     """In float64, but for runs of 64: a CPU takes 12 times as long to widen every element, measured."""
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    wide = _wider(x)
     if x.numel() < MANY:
         return x.sum(dtype=wide)
     x = x.reshape(-1)
     whole = x.numel() // 64 * 64
     return x[:whole].view(-1, 64).sum(1).sum(dtype=wide) + x[whole:].sum(dtype=wide)
+
+
+def _wider(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _fresh(tensors: list[Tensor], layers: Layers) -> list[Tensor]:

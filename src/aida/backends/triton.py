@@ -47,7 +47,7 @@ def gram(layers: Layers, s: Scalars) -> Tensor:
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
     call = _Call(layers, s)
-    return call.sums("stepsize", 1, numbers=call.numbers(coefficients, None))[:, 0]
+    return call.sums("stepsize", 2, numbers=call.numbers(coefficients, None))
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
@@ -112,16 +112,22 @@ class _Call:
     def numbers(self, coefficients: Coefficients, total: Any) -> Tensor:
         """[L, 8], the columns named in triton_kernels.py."""
         s = self.s
-        mean = 0.0 if total is None else total / self.layout.wholes
-        columns = (s.inv_bias2, s.floor, s.eps_out, s.step_size, s.shrink, *coefficients, mean)
-        return torch.stack([self.row(x, torch.float64) for x in columns], dim=1)
+        columns = (s.inv_bias2, s.floor, s.eps_out, s.step_size, s.shrink, *coefficients)
+        rows = [self.row(x, torch.float64) for x in columns]
+        mean = torch.zeros_like(rows[0])
+        if total is not None and s.layerwise == "pre":
+            mean = total / self.layout.wholes
+        elif total is not None and s.layerwise == "post":
+            (u, count), unmoved = total.unbind(1), 1 / (rows[1].sqrt() + rows[2])
+            mean = torch.where(count == 0, unmoved, u / count.clamp(min=1))
+        return torch.stack([*rows, mean], dim=1)
 
     def row(self, x: Any, dtype: torch.dtype) -> Tensor:
         """[L] on the device, of a number for all layers, one a layer, or a tensor of either."""
         n = len(self.layout.numels)
         if isinstance(x, Tensor):
             return x.to(self.device, dtype, non_blocking=True).expand(n)
-        if isinstance(x, float):  # as_tensor would copy it from the host, which no capture allows
+        if isinstance(x, (int, float)):  # as_tensor would copy it from the host, which no capture allows
             return torch.full((n,), x, dtype=dtype, device=self.device)
         return tables.upload(x, self.device, dtype)
 

@@ -3,8 +3,10 @@
 
 pointers [L, 4]: addresses of p, g, m, v.  chunks [C, 2]: layer, and place of the chunk in it.  numels [L].
 numbers [L, 8]: inv_bias2, floor, eps_out, step_size, shrink, alpha, beta, mean; float64, as all sums are.
+mean: of r^2 for "pre", until pool puts u in its place; of u for "post".
 One program takes one chunk in blocks of ROWS x LANES elements. A sum is taken over LANES in FLOAT, then in
-float64 over rows, blocks and (total) chunks, always in one order: no atomics, and squares up to 1e37 fit.
+float64 over rows, blocks and (total) chunks, always in one order: no atomics. A chunk whose FLOAT sums overflow
+is summed again, with every term in float64.
 Random bits are those of rounding.py.
 """
 
@@ -24,29 +26,15 @@ def gram(
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
     M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
     scale = _scale(sign, grad_scale)
-    gg = tl.zeros([ROWS], tl.float64)
-    gm = tl.zeros([ROWS], tl.float64)
-    mm = tl.zeros([ROWS], tl.float64)
-    dd = tl.zeros([ROWS], tl.float64)
-    at = _block(ROWS, LANES)
-    for _ in range(n // (ROWS * LANES)):
-        a, b, c, d = _products(P, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, False)
-        gg += a
-        gm += b
-        mm += c
-        dd += d
-        at += ROWS * LANES
-    if n % (ROWS * LANES) != 0:
-        a, b, c, d = _products(P, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, True)
-        gg += a
-        gm += b
-        mm += c
-        dd += d
+    gg, gm, mm, dd = _gram(P, G, M, n, scale, b1, weight_decay, FLOAT, DECAY, ROWS, LANES, FLOAT)
+    finite = gg + tl.abs(gm) + mm + dd < float("inf")
+    if not finite:
+        gg, gm, mm, dd = _gram(P, G, M, n, scale, b1, weight_decay, FLOAT, DECAY, ROWS, LANES, tl.float64)
     out = partial + tl.program_id(0) * 4
-    tl.store(out, tl.sum(gg, axis=0))
-    tl.store(out + 1, tl.sum(gm, axis=0))
-    tl.store(out + 2, tl.sum(mm, axis=0))
-    tl.store(out + 3, tl.sum(dd, axis=0))
+    tl.store(out, gg)
+    tl.store(out + 1, gm)
+    tl.store(out + 2, mm)
+    tl.store(out + 3, dd)
 
 
 @triton.jit
@@ -57,7 +45,7 @@ def stepsize(
     FLOAT: tl.constexpr, DECAY: tl.constexpr, ALIGNED: tl.constexpr,
     CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """partial [C]: sum of u over each chunk."""
+    """partial [C, 2]: sum of u over each chunk's elements with v != 0, and their number."""
     layer, start, n = _chunk(chunks, numels, CHUNK)
     P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
@@ -66,13 +54,19 @@ def stepsize(
     row = numbers + layer * 8
     scale = _scale(sign, grad_scale)
     total = tl.zeros([ROWS], tl.float64)
+    count = tl.zeros([ROWS], tl.float64)
     at = _block(ROWS, LANES)
     for _ in range(n // (ROWS * LANES)):
-        total += _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, False)
+        a, b = _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, False)
+        total += a
+        count += b
         at += ROWS * LANES
     if n % (ROWS * LANES) != 0:
-        total += _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, True)
-    tl.store(partial + tl.program_id(0), tl.sum(total, axis=0))
+        a, b = _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, True)
+        total += a
+        count += b
+    tl.store(partial + tl.program_id(0) * 2, tl.sum(total, axis=0))
+    tl.store(partial + tl.program_id(0) * 2 + 1, tl.sum(count, axis=0))
 
 
 @triton.jit
@@ -91,13 +85,15 @@ def total(partial, ranges, out, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def pool(pointers, layers, numbers, found_inf, b2: tl.float64, V_TYPE: tl.constexpr):
-    """The one number v of a layer, before apply reads it: there each chunk would race to write it."""
+    """The one number v of a layer, and its u: in apply each chunk would race to write it."""
     if _skipped(found_inf):
         return
     layer = tl.load(layers + tl.program_id(0))
     V = tl.load(pointers + layer * 4 + 3).to(tl.pointer_type(V_TYPE))
-    mean = tl.load(numbers + layer * 8 + 7)
-    tl.store(V, _narrowed(b2 * tl.load(V).to(tl.float64) + (1 - b2) * mean, V))
+    row = numbers + layer * 8
+    v = b2 * tl.load(V).to(tl.float64) + (1 - b2) * tl.load(row + 7)
+    tl.store(V, _narrowed(v, V))
+    tl.store(row + 7, _stepsize(v, row, tl.float64))
 
 
 @triton.jit
@@ -115,10 +111,7 @@ def apply(
     P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
     M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
-    if LAYERWISE == "pre":
-        V = tl.load(pointers + layer * 4 + 3).to(tl.pointer_type(V_TYPE))
-    else:
-        V = _pointer(pointers, layer, 3, start, V_TYPE, ALIGNED)
+    V = _pointer(pointers, layer, 3, start, V_TYPE, ALIGNED)  # of no use where it is pooled
     row = numbers + layer * 8
     key = tl.load(keys + layer).to(tl.uint32) if ROUND else 0
     key = start.to(tl.uint32) * 0x9E3779B9 + key if ROUND else 0
@@ -138,12 +131,41 @@ def apply(
 
 
 @triton.jit
+def _gram(
+    P, G, M, n, scale, b1, weight_decay,
+    FLOAT: tl.constexpr, DECAY: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """gg, gm, mm, dd of a chunk, over LANES in SUM."""
+    gg = tl.zeros([ROWS], tl.float64)
+    gm = tl.zeros([ROWS], tl.float64)
+    mm = tl.zeros([ROWS], tl.float64)
+    dd = tl.zeros([ROWS], tl.float64)
+    at = _block(ROWS, LANES)
+    for _ in range(n // (ROWS * LANES)):
+        a, b, c, d = _products(P, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, False, SUM)
+        gg += a
+        gm += b
+        mm += c
+        dd += d
+        at += ROWS * LANES
+    if n % (ROWS * LANES) != 0:
+        a, b, c, d = _products(P, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, True, SUM)
+        gg += a
+        gm += b
+        mm += c
+        dd += d
+    return tl.sum(gg, axis=0), tl.sum(gm, axis=0), tl.sum(mm, axis=0), tl.sum(dd, axis=0)
+
+
+@triton.jit
 def _products(
     P, G, M, at, n, scale, b1, weight_decay,
-    FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr,
+    FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     p = _load(P, at, n, FLOAT, MASKED) if DECAY else 0.0
     g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
+    g = g.to(SUM)
+    m = m.to(SUM)
     d = m - g
     return _row_sums(g * g), _row_sums(g * m), _row_sums(m * m), _row_sums(d * d)
 
@@ -155,8 +177,9 @@ def _stepsizes(
 ):  # fmt: skip
     p = _load(P, at, n, FLOAT, MASKED) if DECAY else 0.0
     g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
-    u = _stepsize(_variance(g, m, V, row, at, n, b2, FLOAT, MASKED), row, FLOAT)
-    return _row_sums(tl.where(at < n, u, 0.0))
+    v = _variance(g, m, V, row, at, n, b2, FLOAT, MASKED)
+    counted = (at < n) & (v != 0)
+    return _row_sums(tl.where(counted, _stepsize(v, row, FLOAT), 0.0)), _row_sums(counted.to(FLOAT))
 
 
 @triton.jit
@@ -168,12 +191,10 @@ def _update(
     p = _load(P, at, n, FLOAT, MASKED)
     g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
     word = _mix(at.to(tl.uint32) * 0x9E3779B9 + key) if ROUND else at.to(tl.uint32)
-    if LAYERWISE == "pre":
-        u = _stepsize(tl.load(V).to(FLOAT), row, FLOAT)
-    else:
+    if LAYERWISE != "pre":
         v = _variance(g, m, V, row, at, n, b2, FLOAT, MASKED)
-        u = tl.load(row + 7).to(FLOAT) if LAYERWISE == "post" else _stepsize(v, row, FLOAT)
         _store(V, at, n, v, word >> 16, ROUND, MASKED)
+    u = _stepsize(v, row, FLOAT) if LAYERWISE is None else tl.load(row + 7).to(FLOAT)
     shrink = tl.load(row + 4).to(FLOAT)
     step_size = tl.load(row + 3).to(FLOAT)
     _store(M, at, n, m, word & 0xFFFF, ROUND, MASKED)
@@ -205,7 +226,9 @@ def _stepsize(v, row, FLOAT: tl.constexpr):
     inv_bias2 = tl.load(row).to(FLOAT)
     floor = tl.load(row + 1).to(FLOAT)
     eps_out = tl.load(row + 2).to(FLOAT)
-    return 1 / (tl.sqrt(v * inv_bias2 + floor) + eps_out)
+    of_infinite = tl.where(inv_bias2 == 0, 0.0, float("inf")).to(FLOAT)
+    v = tl.where(v == float("inf"), of_infinite, v * inv_bias2)
+    return 1 / (tl.sqrt(v + floor) + eps_out)
 
 
 @triton.jit

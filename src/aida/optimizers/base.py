@@ -253,7 +253,7 @@ class Layerwise(Optimizer):
             self._numel = sharding.whole_numel(params, self.reduce_groups)
         totals = (
             self._totals(4, self._needs_gram),
-            self._totals(1, lambda group: group.get("layerwise") == "post"),
+            self._totals(2, lambda group: group.get("layerwise") == "post"),
         )
         return tuple(total if total.members else None for total in totals)  # type: ignore[return-value]
 

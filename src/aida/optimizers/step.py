@@ -118,7 +118,7 @@ def _run_wave(steps: list[StepBatch], whole_gram: Whole | None, whole_stepsizes:
         rules[i] = coefficients, steps[i].stepsize_sum(coefficients)
     if whole_stepsizes:
         whole_stepsizes([(steps[i].params, rules[i][1]) for i in post])
-    # An infinite gradient makes its layer nan, as in every backend; torch.compile cannot trace errstate.
+    # Sums may be infinite; torch.compile cannot trace errstate.
     with nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore"):
         for step, (coefficients, total) in zip(steps, rules, strict=True):
             step.apply(coefficients, total)
@@ -130,12 +130,32 @@ def _rule(step: StepBatch, gram: Any) -> tuple[Coefficients, Any]:
         assert not callable(step.rule)
         return step.rule, None
     gg, gm, mm, dd = gram.T
+    pre = step.scalars.layerwise == "pre"
     with np.errstate(all="ignore") if isinstance(gram, np.ndarray) else nullcontext():
-        coefficients = step.rule(gg, gm, mm) if callable(step.rule) else step.rule
-        if step.scalars.layerwise != "pre":
-            return coefficients, None
-        alpha, beta = coefficients
-        return coefficients, family.residual_square(alpha, beta, gg, gm, dd)
+        if not callable(step.rule):
+            return step.rule, family.residual_square(*step.rule, gg, gm, dd) if pre else None
+        alpha, beta = (_usable(c) for c in step.rule(gg, gm, mm))
+        if not pre:
+            return (alpha, beta), None
+        total = family.residual_square(alpha, beta, gg, gm, dd)
+        return (alpha, beta), _where_finite(total, total, dd)
+
+
+def _usable(coefficient: Any) -> Any:
+    """As float32 can hold it; 1, as without projections, where the sums were not finite.
+
+    So an infinite gradient makes its own element nan and not its whole layer, as in torch's Adam.
+    """
+    if isinstance(coefficient, (int, float)):
+        return coefficient
+    limit = torch.finfo(torch.float32).max
+    return _where_finite(coefficient, coefficient.clip(-limit, limit), 1.0)
+
+
+def _where_finite(x: Any, chosen: Any, other: Any) -> Any:
+    """`chosen` where x is finite, else `other`; all NumPy's or all torch's."""
+    of = torch if isinstance(x, Tensor) else np
+    return of.where(of.isfinite(x), chosen, other)
 
 
 def _next_counts(
