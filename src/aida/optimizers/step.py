@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import family
 from ..backends import rounding
 from ..backends.contract import Backend, Coefficients, Column, Layers, Scalars
+from .validate import state_dtype
 
 Whole = Callable[[list[tuple[list[Tensor], Any]]], None]  # of parameters and their rows of sums, in place
 
@@ -151,7 +152,7 @@ def _columns(
 
 def _keys(counts: list[float] | Tensor, numbers: list[int], group: dict[str, Any]) -> Column | None:
     """Each layer's key of this step, where the group rounds at random."""
-    if group["state_dtype"] != torch.bfloat16 and not group["stochastic_rounding"]:
+    if state_dtype(group) != torch.bfloat16 and not group["stochastic_rounding"]:
         return None
     layers = rounding.layer_key(group["seed"], np.array(numbers))
     if isinstance(counts, Tensor):
