@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from .. import family, sharding
 from ..backends.choose import choose
 from .define import plain_rule, whole_signature
-from .foreign import MEMBERS_OWN, check_groups, check_state
+from .foreign import MEMBERS_OWN, check_source
 from .gather import MOMENTS, Gathered, gather, may_be_kept
 from .names import check_arguments, warn_of_keys
 from .step import Part, advance, check_unscales, run, scalars, unscales
@@ -146,13 +146,11 @@ class Layerwise(Optimizer):
         """
         who, groups = type(self).__name__, state["param_groups"]
         defaults = state.get("defaults") or self.defaults
-        check_groups(who, groups, defaults)
+        check_source(who, defaults, groups, state["state"])
         for group in groups:
             for key, default in defaults.items():
                 group.setdefault(key, default)
             check_group(group)
-            for p in group["params"]:
-                check_state(who, p, state["state"].get(p, {}), group.get("layerwise"))
         super().__setstate__(state)
         self._numel, self._fresh, self._gathered = {}, not self.state, {}
         self.__dict__.setdefault("reduce_groups", None)

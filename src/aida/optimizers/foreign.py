@@ -18,7 +18,6 @@ MARKS = {
     "ams_bound": "pytorch_optimizer",
     "decoupled_decay": "timm",
     "buffer": "adabelief-pytorch",
-    "amsgrad": "another library's optimizer",
 }
 
 # Names in a parameter's state that tell the same.
@@ -31,30 +30,36 @@ STATES = {
 }
 
 
-def check_groups(who: str, groups: Iterable[Mapping[str, Any]], known: Iterable[str]) -> None:
-    """Raise ValueError where a saved group is another optimizer's, as its keys tell.
+def check_source(
+    who: str, defaults: Mapping[str, Any], groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, Any]
+) -> None:
+    """Raise ValueError where saved groups and their parameters' states are not those of `who`.
 
-    known: the arguments of `who`. Older groups of its own may lack any of them but lr.
+    defaults: the arguments of `who`, of which older groups of its own may lack any.
     """
-    ours = {*MEMBERS_OWN} & {*known}
+    ours = {*MEMBERS_OWN} & {*defaults}
     for group in groups:
-        if "decoupled_weight_decay" in group:
-            if theirs := _difference({*MEMBERS_OWN} & {*group}, ours):
-                raise _refusal(who, f"an optimizer {theirs}", "its v is that of another rule")
-        elif mark := next((key for key in MARKS if key in group), None):
+        is_recent = "decoupled_weight_decay" in group
+        if not is_recent and (mark := next((key for key in MARKS if key in group), None)):
             why = "its v has eps inside and its weight decay other names"
             raise _refusal(who, f"{MARKS[mark]} (its groups have {mark!r})", why)
+        saved = [(p, states[p]) for p in group["params"] if states.get(p)]
+        for _, state in saved:
+            _check_names(who, state)
+        if is_recent and (theirs := _difference({*MEMBERS_OWN} & {*group}, ours)):
+            raise _refusal(who, f"an optimizer {theirs}", "its v is that of another rule")
+        for p, state in saved:
+            _check_form(who, p, state["exp_avg_var"], group.get("layerwise", defaults.get("layerwise")))
 
 
-def check_state(who: str, p: Tensor, state: Mapping[str, Any], layerwise: str | None) -> None:
-    """Raise ValueError where a parameter's saved state is not one of `who`."""
-    if not state:
-        return
+def _check_names(who: str, state: Mapping[str, Any]) -> None:
     if missing := [name for name in NAMES if name not in state]:
         source = next((STATES[name] for name in STATES if name in state), "another optimizer")
         why = f"it has {', '.join(map(repr, state))} and no {' or '.join(map(repr, missing))}"
         raise _refusal(who, source, why)
-    v = state["exp_avg_var"]
+
+
+def _check_form(who: str, p: Tensor, v: Any, layerwise: str | None) -> None:
     dims = getattr(v, "ndim", 0)
     if layerwise == "pre" and dims > 0:
         why = f"its v has the shape {tuple(v.shape)}, where layerwise='pre' keeps one number a layer"
