@@ -71,7 +71,9 @@ def assert_alike(ours: dict[str, list[Tensor]], theirs: dict[str, list[Tensor]],
     for name, limit in (("p", 1e-5), ("m", 1e-5), ("v", 1e-3)):
         for a, b in zip(ours[name], theirs[name], strict=True):
             atol = 1e-3 * LR + unit if name == "p" else 1e-30
-            torch.testing.assert_close(a, b, rtol=limit, atol=atol, equal_nan=True, msg=lambda x: f"{name}: {x}")
+            torch.testing.assert_close(
+                a, b, rtol=limit, atol=atol, equal_nan=True, msg=lambda x: f"{name}: {x}"
+            )
 
 
 def check_exploded(
@@ -97,7 +99,9 @@ def check_exploded(
                 assert_alike(ours, theirs, options.get("state_dtype") or dtype)
 
 
-def check_not_finite(arguments: dict[str, Any], cls: Any, own: dict[str, Any], value: float, **options: Any) -> None:
+def check_not_finite(
+    arguments: dict[str, Any], cls: Any, own: dict[str, Any], value: float, **options: Any
+) -> None:
     """nan at the element where torch's Adam has it, and there alone where no mean over the layer is taken.
 
     With a mean, a nan makes the layer nan; infinity stops the layer, or makes it nan too, as in eager.

@@ -262,7 +262,7 @@ def test_gradscaler_leaves_unscaling_and_skipping_to_the_step():
     """Two steps, of which the first overflows: as one unscaled step, and neither gradient is written."""
     p, q = (torch.nn.Parameter(torch.ones(3, device=DEVICE)) for _ in range(2))
     gradient = torch.tensor([1.0, -2.0, 3.0], device=DEVICE)
-    optimizer, plain = aida.Aida([p], lr=0.1), aida.Aida([q], lr=0.1, foreach=False)
+    optimizer, plain = aida.Aida([p], lr=0.1, fused=True), aida.Aida([q], lr=0.1, foreach=False)
     scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0, growth_interval=100)
     for direction in (gradient * torch.inf, gradient):
         optimizer.zero_grad()
@@ -279,6 +279,7 @@ def test_gradscaler_leaves_unscaling_and_skipping_to_the_step():
     assert optimizer.state[p]["step"].item() == 1
     assert worst([p.detach()], [q.detach()]) <= 5e-7
     assert not plain._step_supports_amp_scaling
+    assert not aida.Aida([p])._step_supports_amp_scaling  # as in torch: trainers refuse to clip where it does
 
 
 EXTREMES = [(aida.AdaBelief, dict(rectify=True)), (aida.LAdam, {}), (aida.LAdam, dict(rectify=True))]

@@ -48,20 +48,20 @@ def _sparse() -> list[Parameter]:
 def _errors(cls: type) -> list[Any]:
     """What each wrong argument says: its name, its value and what to do."""
     p = Parameter(torch.ones(1))
-    sub = r"it must lie in \[0, 1\), as 0.9 does"
+    sub = r"it must be in \[0, 1\), as 0.9 is"
     errors = [
         *get_error_inputs_for_all_optims("cpu", torch.float32),
-        _wrong("lr < 0", ValueError, "Invalid learning rate: -1; it must be 0 or more", lr=-1),
+        _wrong("lr < 0", ValueError, "learning rate: -1; it must be a finite number of 0 or more", lr=-1),
         _wrong("lr nan", ValueError, "Invalid learning rate: nan; it must be", lr=float("nan")),
         _wrong("tensor lr < 0", ValueError, "Invalid learning rate: -0.5", lr=torch.tensor(-0.5)),
         _wrong("b1 = 1", ValueError, f"beta parameter at index 0: 1.0; {sub}", betas=(1.0, 0.9)),
         _wrong("b2 < 0", ValueError, f"beta parameter at index 1: -0.1; {sub}", betas=(0.9, -0.1)),
         _wrong("eps = 0", ValueError, r"Invalid eps value: 0.0; .*above 0.*bounds the stepsize", eps=0.0),
-        _wrong("decay < 0", ValueError, "weight_decay value: -1; it must be 0 or more", weight_decay=-1),
+        _wrong("decay < 0", ValueError, "weight_decay value: -1; it must be a finite", weight_decay=-1),
         _wrong("misspelt", TypeError, f"{cls.__name__} has no argument 'wieght_decay'.*'weight_decay'",
                wieght_decay=0.1),
         _wrong("unknown", TypeError, "no argument 'zzzz': known are .*capturable", zzzz=1),
-        _wrong("misspelt in a group", TypeError, "parameter group 0 .* no argument 'betsa'.*'betas'",
+        _wrong("misspelt in a group", UserWarning, "parameter group 0 .* key 'betsa'.* mean 'betas'",
                params=[{"params": [p], "betsa": (0.9, 0.9)}]),
         _wrong("wrong in a group", ValueError, "Invalid learning rate: -2",
                params=[{"params": [p], "lr": -2}]),
@@ -75,8 +75,8 @@ def _errors(cls: type) -> list[Any]:
                eps=1e-44),
     ]  # fmt: skip
     if "K" in cls.own:
-        for K in (-1, 2.0, True, "2"):
-            text = f"projections K: {K!r}; it must be an integer of 0 or more"
+        for K in (-1, 2.0, True, "2", 10**9):
+            text = f"projections K: {K!r}; it must be an integer from 0 to 64"
             errors.append(_wrong(f"K={K!r}", ValueError, text, K=K))
         errors.append(_wrong("xi = 0", ValueError, "Invalid xi value: 0.0; .*above 0.*0/0", xi=0.0))
     else:

@@ -165,7 +165,11 @@ def test_a_small_step_of_a_parameter_is_kept(foreach):
     ("arguments", "error", "message"),
     [
         (dict(state_dtype=torch.float16), ValueError, "float16 cannot hold v"),
-        (dict(state_dtype="bfloat16"), ValueError, "state_dtype: 'bfloat16'"),
+        (
+            dict(state_dtype="bf16"),
+            ValueError,
+            "state_dtype: 'bf16'; it must be None, 'float32' or 'bfloat16'",
+        ),
         (dict(seed=-1), ValueError, "seed: -1"),
         (dict(seed=1.5), ValueError, "seed: 1.5"),
         (dict(seed=2**32), ValueError, "from 0 to"),

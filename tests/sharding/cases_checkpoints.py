@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
@@ -184,3 +185,54 @@ def a_first_step_with_lr_0_and_gradients_counts():
     lone = aida.Aida(gains, lr=0.0)
     lone.step()
     assert steps_taken(lone) == {1.0}
+
+
+VALUES = [
+    {"state_dtype": torch.bfloat16, "stochastic_rounding": True, "seed": 7},
+    {"state_dtype": "float32", "layerwise": "post"},
+    {"lr": torch.tensor(0.01), "betas": [0.5, 0.9], "eps": 1e-6, "weight_decay": 0.1},
+    {"foreach": True, "decoupled_weight_decay": True, "rectify": True, "maximize": True},
+    {"fused": True, "K": 3, "xi": 1e-6},
+    {"foreach": False, "capturable": True},
+    {"layer_id": 3, "tag": "head", "is_last_layer": True},
+]
+WRAPPERS = {
+    "DDP": lambda model: torch.nn.parallel.DistributedDataParallel(model),
+    "FSDP1": lambda model: FullyShardedDataParallel(
+        model, use_orig_params=True, device_id=torch.device("cpu"), auto_wrap_policy=_all_linear
+    ),
+    "FSDP2": fully_shard,
+}
+
+
+def _all_linear(module, recurse, nonwrapped_numel):
+    return recurse or isinstance(module, torch.nn.Linear)
+
+
+@on_ranks(2)
+def every_value_of_a_group_goes_through_every_wrapper_and_option():
+    """A group with a torch.dtype in it could not be offloaded or gathered."""
+    for (name, wrap), values, offload, full in itertools.product(
+        WRAPPERS.items(), VALUES, (False, True), (False, True)
+    ):
+        own = {k: v for k, v in values.items() if k in ("layer_id", "tag", "is_last_layer")}
+        arguments = {k: v for k, v in values.items() if k not in own}
+
+        def build(wrap=wrap, own=own, arguments=arguments, name=name):
+            model = wrap(net())
+            groups = aida.fsdp_groups(model) if name == "FSDP1" else None
+            params = [{"params": model.parameters(), **own}]
+            return model, aida.LAida(params, reduce_groups=groups, **arguments)
+
+        options = StateDictOptions(cpu_offload=offload, full_state_dict=full, broadcast_from_rank0=full)
+        model, source = build()
+        train(model, source, steps=BEFORE)
+        state = get_optimizer_state_dict(model, source, options=options)
+        other, loaded = build()
+        set_optimizer_state_dict(other, loaded, state, options=options)
+        kept = [{k: v for k, v in o.param_groups[0].items() if k != "params"} for o in (source, loaded)]
+        assert kept[0] == kept[1], (name, values, options)
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            assert source.state[p].keys() == loaded.state[q].keys(), (name, values, options)
+            for x, y in zip(source.state[p].values(), loaded.state[q].values(), strict=True):
+                assert torch.equal(whole(x), whole(y)), (name, values, options)

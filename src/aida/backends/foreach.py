@@ -36,7 +36,9 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tens
     v = _variance(_fresh(layers.v, layers), _residual_square(coefficients, g, m), s)
     counts = [x != 0 for x in v]
     u = [torch.where(c, x, 0) for c, x in zip(counts, _stepsize(v, s), strict=True)]
-    return torch.stack([torch.stack([_sum(x), c.sum(dtype=_wider(x))]) for x, c in zip(u, counts, strict=True)])
+    return torch.stack(
+        [torch.stack([_sum(x), c.sum(dtype=_wider(x))]) for x, c in zip(u, counts, strict=True)]
+    )
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:

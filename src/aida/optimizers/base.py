@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
+from operator import is_
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -17,20 +18,23 @@ from typing_extensions import Unpack
 
 from .. import family, sharding
 from ..backends.choose import choose
+from .define import plain_rule, whole_signature
+from .foreign import MEMBERS_OWN, check_source
 from .layer_batch import LayerBatch, LayerCache, gather, store_new_states
 from .layer_checks import MOMENTS
+from .names import check_arguments, warn_of_keys
 from .step import Rule, StepBatch, prepare_step, rounds, run, unscales
-from .validate import FOREIGN_KEYS, check_group, check_keys
+from .validate import check_group, state_dtype, warn_where_eps_underflows
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments beside lr, betas, eps and weight_decay; all of them live in param_groups.
+    """Keyword arguments beside lr, betas, eps and weight_decay; all live in param_groups, as plain values.
 
-    K: number of projections; xi > 0 keeps a zero gradient from 0/0 (members that project).
+    K: number of projections, at most 64; xi > 0 keeps a zero gradient from 0/0 (members that project).
     layerwise: "pre" averages r^2 over the layer, "post" the stepsizes u (LAdam, LAdaBelief, LAida).
     decoupled_weight_decay: p <- (1 - lr*wd)*p, not g <- g + wd*p.  rectify: RAdam's factor on the step.
-    state_dtype: bfloat16 halves the moments, rounded at random, without bias, from `seed` (a pooled v and the
-    moments of complex parameters keep their type); None: the parameter's, float32 at least.
+    state_dtype: "bfloat16", or torch's type, halves the moments, rounded at random from `seed`, without bias
+    (a pooled v and the moments of complex parameters keep theirs); None: the parameter's, float32 at least.
     stochastic_rounding: the same rounding for bfloat16 parameters.
     maximize, foreach, fused, capturable, differentiable: as in torch.optim.Adam.
     """
@@ -40,7 +44,7 @@ class Options(TypedDict, total=False):
     layerwise: str
     decoupled_weight_decay: bool
     rectify: bool
-    state_dtype: torch.dtype | None
+    state_dtype: str | torch.dtype | None
     stochastic_rounding: bool
     seed: int
     maximize: bool
@@ -71,14 +75,15 @@ class Layerwise(Optimizer):
     layerwise="pre"). Both moments of float16 and bfloat16 parameters are float32. `p.grad` is never written.
     reduce_groups: for engines that give a rank a plain piece of a layer, the process groups that share it; an
     attribute and not in param_groups, since a checkpoint cannot hold a function. DTensors need nothing.
-    Raises ValueError, TypeError or RuntimeError for an argument that cannot be used; RuntimeError for a
-    sparse gradient.
+    Raises ValueError, TypeError or RuntimeError for an argument that cannot be used, before parameters are
+    looked at; RuntimeError for a sparse gradient.
     """
 
-    rule: ClassVar[Any]  # a constant (alpha, beta), or a function of (gg, gm, mm, K, xi)
-    own: ClassVar[Options] = Options()  # arguments that not every member has, with their defaults
+    # A constant (alpha, beta), or a function of gg, gm, mm and of those of the member's arguments it names.
+    rule: ClassVar[Any]
+    rule_arguments: ClassVar[tuple[str, ...]] = ()  # the names of those arguments, such as K and xi
+    own: ClassVar[Any] = Options()  # arguments that not every member has, with their defaults
     eps_outside: ClassVar[bool] = False  # eps a second time, outside the root
-    _rule_options: ClassVar[tuple[str, ...]] = ()  # the names of the rule's arguments after gg, gm and mm
 
     def __init__(
         self,
@@ -96,57 +101,82 @@ class Layerwise(Optimizer):
         self._numel: dict[Tensor, int] = {}  # of whole layers of which only reduce_groups knows
         self._fresh = True  # never stepped or loaded
         self._layers = LayerCache()
+        self._checked: dict[int, list[Any]] = {}  # each group's values as they were found right
         self._lock = _ProcessLock()
         self.released_by: Any = None  # the handle of release_gradients, which steps in place of step()
-        known = {**self.own, **OPTIONS}
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        check_keys(type(self).__name__, options, known, shared)
-        super().__init__(params, {**shared, **known, **options})
+        known = {**self._options(), **shared}
+        who = type(self).__name__
+        if not hasattr(self, "rule"):
+            raise TypeError(f"{who} has no rule: build a member of the family, such as Aida, or give it one")
+        check_arguments(who, options, known)
+        defaults = {**known, **options}
+        check_group(defaults)
+        super().__init__(params, defaults)
 
-    def __init_subclass__(cls) -> None:
-        """Show the member's whole signature to help() and to tools that read it."""
-        shown = inspect.signature(cls.__init__).parameters.values()
-        named = [p for p in shown if p.name not in ("self", "options")]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        named += [inspect.Parameter(k, keyword, default=d) for k, d in {**cls.own, **OPTIONS}.items()]
-        rule: Any = cls.rule
-        cls._rule_options = () if isinstance(rule, tuple) else tuple(inspect.signature(rule).parameters)[3:]
-        cls.__signature__ = inspect.Signature(named)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Complete a new member: its rule in plain numbers, and its signature for help() and other tools."""
+        super().__init_subclass__(**kwargs)
+        if (rule := inspect.getattr_static(cls, "rule", None)) is not None:
+            cls.rule, cls.rule_arguments = plain_rule(cls.__name__, rule, cls._options())
+        if "__signature__" not in cls.__dict__:
+            cls.__signature__ = whole_signature(cls.__init__, Layerwise.__init__, cls._options())
+
+    @classmethod
+    def _options(cls) -> dict[str, Any]:
+        """The defaults of the keyword arguments, the member's own first."""
+        return {**cls.own, **OPTIONS, **cls.own}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if isinstance(param_group, dict):
-            where = f"parameter group {len(self.param_groups)} of {type(self).__name__}"
-            check_keys(where, param_group, self.defaults, FOREIGN_KEYS)
+        """As torch's, but values are checked first; keys of a user's own are kept."""
+        if not isinstance(param_group, dict):
+            return super().add_param_group(param_group)  # which raises
+        where = f"parameter group {len(self.param_groups)} of {type(self).__name__}"
+        warn_of_keys(where, param_group, self.defaults, MEMBERS_OWN)
+        plain = {k: v for k, v in {**self.defaults, **param_group}.items() if k != "params"}
+        check_group(plain)
         super().add_param_group(param_group)
-        try:
-            check_group(self.param_groups[-1])
-        except Exception:
-            del self.param_groups[-1]
-            raise
-        self._shapes.append(sharding.shapes(self.param_groups[-1]["params"]))
+        group = self.param_groups[-1]
+        group.update(plain)
+        self._shapes.append(sharding.shapes(group["params"]))
         self._numel = {}
         if getattr(self, "released_by", None) is not None:
             self.released_by.watch_new_parameters()
+        warn_where_eps_underflows(group, stacklevel=4)
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": self._shapes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Older states lack newer arguments and may count in plain numbers; torch shares a loaded counter."""
+        """Older states lack newer arguments and may count in plain numbers; torch shares a loaded counter.
+
+        Raises ValueError for another optimizer's state and for values that no group may have.
+        """
+        who, groups = type(self).__name__, state["param_groups"]
+        defaults = state.get("defaults") or self.defaults
+        check_source(who, defaults, groups, state["state"])
+        for group in groups:
+            for key, default in defaults.items():
+                group.setdefault(key, default)
+            check_group(group)
         super().__setstate__(state)
         self._numel, self._fresh = {}, not self.state
         self._layers, self._lock, self.released_by = LayerCache(), _ProcessLock(), None
+        self._checked = {}
         self.__dict__.setdefault("reduce_groups", None)
         self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
         for group in self.param_groups:
-            for key, default in self.defaults.items():
-                group.setdefault(key, default)
             for p in group["params"]:
                 if p in self.state and "step" in (of_p := self.state[p]):
                     of_p["step"] = _new_step(p, group).fill_(float(of_p["step"]))
 
+    @torch.inference_mode(False)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but moments keep their type: torch casts them to the parameter's."""
+        """As torch's, but moments keep their type, which torch casts to the parameter's.
+
+        Raises ValueError for another optimizer's state; then nothing has changed.
+        """
         loaded: dict[str, Any] = {}
         hook = self.register_load_state_dict_pre_hook(lambda _, seen: loaded.update(seen))
         try:
@@ -216,6 +246,7 @@ class Layerwise(Optimizer):
         scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
         for i, params, numbers, key in parts:
             group = self.param_groups[i]
+            self._check_live_values(i, group)
 
             def gathered(
                 group: Any = group, params: Any = params, numbers: Any = numbers
@@ -227,6 +258,14 @@ class Layerwise(Optimizer):
             prepared += prepare_step(batches, group, **rule, **scaling)
         store_new_states((step.batch for step in prepared), states)
         return prepared
+
+    def _check_live_values(self, i: int, group: dict[str, Any]) -> None:
+        """Check what schedulers and users have set in a group since its last step."""
+        last, now = self._checked.get(i, ()), group.values()
+        if torch.compiler.is_compiling() or (len(last) == len(now) and all(map(is_, now, last))):
+            return
+        check_group(group)
+        self._checked[i] = list(group.values())
 
     def _all_parts(self) -> Iterator[tuple[int, list[Tensor], Sequence[int], None]]:
         """Each group whole; its parameters' places in the optimizer key their rounding."""
@@ -268,7 +307,7 @@ class Layerwise(Optimizer):
             return rule
         if rule is family.projection and group["K"] == 0:
             return family.BELIEF  # what no projection leaves, without the sums
-        return partial(rule, **{name: group[name] for name in self._rule_options if name in group})
+        return partial(rule, **{name: group[name] for name in self.rule_arguments})
 
     def _needs_gram(self, group: dict[str, Any]) -> bool:
         return callable(self._rule_of(group)) or group.get("layerwise") == "pre"
@@ -299,9 +338,14 @@ class Layerwise(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """GradScaler asks whether the step itself divides by grad_scale and heeds found_inf."""
+        """GradScaler asks whether the step itself divides by grad_scale and heeds found_inf.
+
+        With fused=True alone, as in torch: trainers that clip gradients take it as a reason to refuse.
+        """
         return all(
-            type(p) in (Tensor, torch.nn.Parameter) and unscales(choose([p], **_wanted(group)))
+            group["fused"] is True
+            and type(p) in (Tensor, torch.nn.Parameter)
+            and unscales(choose([p], **_wanted(group)))
             for group in self.param_groups
             for p in group["params"]
         )
@@ -337,7 +381,7 @@ def _moment_dtypes(p: Tensor, group: dict[str, Any]) -> tuple[torch.dtype, torch
     full = torch.promote_types(p.dtype, torch.float32)
     if p.is_complex():
         return full, full.to_real() if group.get("layerwise") == "pre" else full
-    kept = group["state_dtype"] or full
+    kept = state_dtype(group) or full
     return kept, full if group.get("layerwise") == "pre" else kept
 
 

@@ -20,6 +20,7 @@ from .. import family
 from ..backends import rounding
 from ..backends.contract import Backend, Coefficients, Column, Scalars
 from .layer_batch import LayerBatch
+from .validate import state_dtype
 
 Rule = Coefficients | Callable[..., Coefficients]  # a constant (alpha, beta), or a function of (gg, gm, mm)
 Whole = Callable[[list[tuple[list[Tensor], Any]]], None]  # of parameters and their rows of sums, in place
@@ -254,7 +255,7 @@ def _columns(
 
 def rounds(group: dict[str, Any]) -> bool:
     """Whether the group's step rounds at random."""
-    return group["state_dtype"] == torch.bfloat16 or group["stochastic_rounding"]
+    return state_dtype(group) == torch.bfloat16 or group["stochastic_rounding"]
 
 
 def _ticks(batch: LayerBatch, counts: list[float] | Tensor) -> list[Tensor]:

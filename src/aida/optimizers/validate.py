@@ -1,104 +1,42 @@
-"""Checks of a parameter group; every message names the argument, the value and the fix."""
+"""The values of a parameter group: each is made a plain Python one or refused, by name, value and range."""
 
 from __future__ import annotations
 
-import difflib
+import math
+import reprlib
 import warnings
-from collections.abc import Iterable, Mapping
-from numbers import Integral
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from numbers import Integral, Number
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# Keys that schedulers and trainers keep in a group beside the optimizer's own.
-FOREIGN_KEYS = (
-    "params",
-    "param_names",
-    "name",
-    "initial_lr",
-    "max_lr",
-    "min_lr",
-    "max_momentum",
-    "base_momentum",
-    "swa_lr",
-    "lr_scale",
-    "lr_mult",
-)
+MOST_PROJECTIONS = 64  # the recurrence is at its limit long before
+STATE_DTYPES = ("float32", "bfloat16")  # float16 cannot hold v, which squares gradients
 
 
-def check_keys(where: str, keys: Iterable[str], known: Iterable[str], silent: Iterable[str] = ()) -> None:
-    """Raise TypeError at the first key that is neither known nor silently accepted, with the nearest name."""
-    known = sorted(known)
-    for key in keys:
-        if key not in known and key not in silent:
-            near = difflib.get_close_matches(key, [*known, *silent], n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise TypeError(f"{where} has no argument {key!r}: {hint}")
+def check_group(group: dict[str, Any]) -> None:
+    """Make a merged group's values plain Python ones, in place; lr may stay a tensor of one element.
+
+    What this library does not know stays as it is, but for NumPy's scalars. A group that is refused is left
+    as it was. Raises ValueError for a value, RuntimeError for options that exclude each other.
+    """
+    plain = {k: v.item() for k, v in group.items() if isinstance(v, np.generic)}
+    plain |= {name: make_plain(group[name]) for name, make_plain in PLAIN.items() if name in group}
+    _check_together({**group, **plain}, group.get("betas", ()))
+    group.update(plain)
 
 
-def check_group(group: Mapping[str, Any]) -> None:
-    """Raise ValueError, TypeError or RuntimeError where a merged group cannot be stepped with."""
-    _check_lr(group)
-    b1, b2 = group["betas"]
-    for i, b in enumerate((b1, b2)):
-        if not 0.0 <= b < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {i}: {b}; it must lie in [0, 1), as 0.9 does")
-    _check_positive("eps", group["eps"], "it bounds the stepsize by sqrt((1-beta2)/eps)")
-    if not group["weight_decay"] >= 0.0:
-        raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}; it must be 0 or more")
-    if "K" in group:
-        K = group["K"]
-        if isinstance(K, bool) or not isinstance(K, Integral) or K < 0:
-            raise ValueError(
-                f"Invalid number of projections K: {K!r}; it must be an integer of 0 or more, such as 2"
-            )
-        _check_positive("xi", group["xi"], "it keeps a zero gradient from giving 0/0")
-    if "layerwise" in group and group["layerwise"] not in ("pre", "post"):
-        raise ValueError(f"Invalid layerwise: {group['layerwise']!r}; it must be 'pre' or 'post'")
-    if group["foreach"] and group["fused"]:
-        raise RuntimeError("`fused` and `foreach` cannot be `True` together; leave one of them None")
-    if group["differentiable"] and (group["foreach"] or group["fused"]):
-        raise RuntimeError(
-            "`differentiable` needs the tensor-by-tensor step: leave `foreach` and `fused` None"
-        )
-    _check_rounding(group)
-    _warn_where_eps_underflows(group)
+def state_dtype(group: Mapping[str, Any]) -> torch.dtype | None:
+    """The type asked for the moments; a group holds its name alone, which every checkpoint can keep."""
+    kept = group["state_dtype"]
+    return getattr(torch, kept) if isinstance(kept, str) else kept
 
 
-def _check_rounding(group: Mapping[str, Any]) -> None:
-    if group["state_dtype"] not in (None, torch.float32, torch.bfloat16):
-        raise ValueError(
-            f"Invalid state_dtype: {group['state_dtype']!r}; it must be None, torch.float32 or "
-            "torch.bfloat16 (float16 cannot hold v, which squares gradients)"
-        )
-    seed = group["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
-        raise ValueError(f"Invalid seed: {seed!r}; it must be an integer from 0 to 2**32 - 1")
-    if group["differentiable"] and (group["state_dtype"] == torch.bfloat16 or group["stochastic_rounding"]):
-        raise RuntimeError(
-            "`differentiable` cannot be had with random rounding, which has no derivative: "
-            "leave `state_dtype` None and `stochastic_rounding` False"
-        )
-
-
-def _check_lr(group: Mapping[str, Any]) -> None:
-    lr = group["lr"]
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, but it has {lr.numel()}")
-        if lr.device.type != "cpu":
-            return  # its value is not looked at: that would wait for the device
-    if not lr >= 0.0:
-        raise ValueError(f"Invalid learning rate: {lr}; it must be 0 or more")
-
-
-def _check_positive(name: str, value: float, why: str) -> None:
-    if not value > 0.0:
-        raise ValueError(f"Invalid {name} value: {value}; it must be above 0, since {why}")
-
-
-def _warn_where_eps_underflows(group: Mapping[str, Any]) -> None:
+def warn_where_eps_underflows(group: Mapping[str, Any], stacklevel: int = 2) -> None:
     floor = group["eps"] / (1 - group["betas"][1])
     for p in group["params"]:
         dtype = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
@@ -106,6 +44,176 @@ def _warn_where_eps_underflows(group: Mapping[str, Any]) -> None:
             warnings.warn(
                 f"eps={group['eps']} underflows: the step is computed in {dtype}, where eps/(1-beta2)="
                 f"{floor:.1e} is below the smallest normal number, {tiny:.1e}; use a larger eps",
-                stacklevel=6,
+                stacklevel=stacklevel + 1,
             )
             return
+
+
+def _check_together(group: Mapping[str, Any], betas_given: Iterable[Any]) -> None:
+    foreach, fused, differentiable = (group.get(name) for name in ("foreach", "fused", "differentiable"))
+    if foreach and fused:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together; leave one of them None")
+    if differentiable and (foreach or fused):
+        raise RuntimeError(
+            "`differentiable` needs the tensor-by-tensor step: leave `foreach` and `fused` None"
+        )
+    if differentiable and (group.get("state_dtype") == "bfloat16" or group.get("stochastic_rounding")):
+        raise RuntimeError(
+            "`differentiable` cannot be had with random rounding, which has no derivative: "
+            "leave `state_dtype` None and `stochastic_rounding` False"
+        )
+    if foreach and not group.get("capturable") and any(isinstance(b, Tensor) for b in betas_given):
+        raise ValueError(
+            "betas[0] as a Tensor is not supported for capturable=False and foreach=True: give two floats"
+        )
+
+
+def _refuse(what: str, value: Any, wanted: str) -> ValueError:
+    return ValueError(f"Invalid {what}: {_shown(value)}; it must be {wanted}")
+
+
+def _shown(value: Any) -> str:
+    """Short, as a Python literal where it is one."""
+    try:
+        value = value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+    except RuntimeError:  # a tensor without values
+        value = tuple(value.shape)
+    return reprlib.repr(value)
+
+
+def _unwrapped(value: Any) -> Any:
+    """The one element of an array or tensor of any library; anything else as it is."""
+    item = None if isinstance(value, type) else getattr(value, "item", None)
+    try:
+        return item() if callable(item) else value
+    except (ValueError, TypeError, RuntimeError):  # of more than one element, or none
+        return value
+
+
+def _float(value: Any) -> float:
+    """The one real number that value is, or nan, which no range has."""
+    if type(value) is float:
+        return value
+    value = _unwrapped(value)
+    if isinstance(value, bool | str) or not isinstance(value, Number):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):  # complex, a signalling nan, an integer of 400 digits
+        return math.nan
+
+
+def _real(what: str, fits: Callable[[float], bool], wanted: str, value: Any) -> float:
+    x = _float(value)
+    if not (math.isfinite(x) and fits(x)):
+        raise _refuse(what, value, wanted)
+    return x
+
+
+def _integer(what: str, least: int, most: int, example: str, value: Any) -> int:
+    x = _unwrapped(value)
+    if isinstance(x, bool) or not isinstance(x, Integral) or not least <= (x := int(x)) <= most:
+        raise _refuse(what, value, f"an integer from {least} to {most}, such as {example}")
+    return x
+
+
+def _flag(what: str, may_be_none: bool, value: Any) -> bool | None:
+    x = _unwrapped(value)
+    if x is None and may_be_none:
+        return None
+    if not isinstance(x, bool) and not (isinstance(x, Integral) and x in (0, 1)):
+        raise _refuse(what, value, "True, False or None" if may_be_none else "True or False")
+    return bool(x)
+
+
+def _lr(value: Any) -> float | Tensor:
+    wanted = "a finite number of 0 or more, such as 1e-3"
+    if not isinstance(value, Tensor):
+        return _real("learning rate", _not_negative, wanted, value)
+    if value.numel() != 1:
+        raise ValueError(f"Tensor lr must be 1-element, but it has {value.numel()}: give each group its own")
+    if value.is_complex() or value.dtype == torch.bool:
+        raise _refuse("learning rate", value, wanted)
+    if value.device.type == "cpu" and type(value) in (Tensor, torch.nn.Parameter):
+        _real("learning rate", _not_negative, wanted, value)
+    return value  # elsewhere its value is not looked at: that would wait for the device
+
+
+def _betas(value: Any) -> tuple[float, float]:
+    try:
+        pair = None if isinstance(value, str | bytes | Mapping | set | frozenset) else list(value)
+    except TypeError:
+        pair = None
+    if pair is None or len(pair) != 2:
+        raise _refuse("betas", value, "two numbers in [0, 1), such as (0.9, 0.999)")
+    if isinstance(pair[0], Tensor) != isinstance(pair[1], Tensor):
+        raise ValueError(
+            f"betas must be either both floats or both Tensors, not {_shown(value)}: give two floats"
+        )
+    b1, b2 = (
+        _real(f"beta parameter at index {i}", lambda x: 0 <= x < 1, "in [0, 1), as 0.9 is", b)
+        for i, b in enumerate(pair)
+    )
+    return b1, b2
+
+
+def _layerwise(value: Any) -> str:
+    if not isinstance(value, str) or value not in ("pre", "post"):
+        raise _refuse("layerwise", value, "'pre' or 'post'")
+    return str.__str__(value)
+
+
+def _state_dtype(value: Any) -> str | None:
+    name = str(value).removeprefix("torch.") if isinstance(value, torch.dtype | str) else value
+    if name is not None and name not in STATE_DTYPES:
+        raise _refuse(
+            "state_dtype",
+            value,
+            "None, 'float32' or 'bfloat16' (float16 cannot hold v, which squares gradients)",
+        )
+    return name
+
+
+def _not_negative(x: float) -> bool:
+    return x >= 0
+
+
+def _positive(x: float) -> bool:
+    return x > 0
+
+
+PLAIN: dict[str, Callable[[Any], Any]] = {
+    "lr": _lr,
+    "betas": _betas,
+    "eps": partial(
+        _real,
+        "eps value",
+        _positive,
+        "a finite number above 0, such as 1e-8, since it bounds the stepsize by sqrt((1-beta2)/eps)",
+    ),
+    "weight_decay": partial(
+        _real, "weight_decay value", _not_negative, "a finite number of 0 or more, such as 1e-2"
+    ),
+    "K": partial(_integer, "number of projections K", 0, MOST_PROJECTIONS, "2"),
+    "xi": partial(
+        _real,
+        "xi value",
+        _positive,
+        "a finite number above 0, such as 1e-20, since it keeps a zero gradient from giving 0/0",
+    ),
+    "layerwise": _layerwise,
+    "state_dtype": _state_dtype,
+    "seed": partial(_integer, "seed", 0, 2**32 - 1, "0"),
+    **{
+        name: partial(_flag, name, False)
+        for name in (
+            "decoupled_weight_decay",
+            "rectify",
+            "stochastic_rounding",
+            "maximize",
+            "capturable",
+            "differentiable",
+        )
+    },
+    **{name: partial(_flag, name, True) for name in ("foreach", "fused")},
+}

@@ -1,0 +1,82 @@
+"""States of other optimizers, refused when they are loaded: a step would go wrong with them, or fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+NAMES = ("step", "exp_avg", "exp_avg_var")  # of a parameter's state
+MEMBERS_OWN = ("K", "xi", "layerwise")  # arguments that tell members of the family apart
+
+# Keys of groups that tell who saved a state, where decoupled_weight_decay, which is ours and torch's, is not.
+MARKS = {
+    "degenerated_to_sgd": "timm's AdaBelief",
+    "weight_decouple": "pytorch_optimizer",
+    "fixed_decay": "pytorch_optimizer",
+    "ams_bound": "pytorch_optimizer",
+    "decoupled_decay": "timm",
+    "buffer": "adabelief-pytorch",
+}
+
+# Names in a parameter's state that tell the same.
+STATES = {
+    "exp_avg_sq": "torch's Adam, AdamW or a like one",
+    "square_avg": "torch's RMSprop or Adadelta",
+    "exp_inf": "torch's Adamax",
+    "momentum_buffer": "SGD with momentum",
+    "sum": "torch's Adagrad",
+}
+
+
+def check_source(
+    who: str, defaults: Mapping[str, Any], groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, Any]
+) -> None:
+    """Raise ValueError where saved groups and their parameters' states are not those of `who`.
+
+    defaults: the arguments of `who`, of which older groups of its own may lack any.
+    """
+    ours = {*MEMBERS_OWN} & {*defaults}
+    for group in groups:
+        is_recent = "decoupled_weight_decay" in group
+        if not is_recent and (mark := next((key for key in MARKS if key in group), None)):
+            why = "its v has eps inside and its weight decay other names"
+            raise _refusal(who, f"{MARKS[mark]} (its groups have {mark!r})", why)
+        saved = [(p, states[p]) for p in group["params"] if states.get(p)]
+        for _, state in saved:
+            _check_names(who, state)
+        if is_recent and (theirs := _difference({*MEMBERS_OWN} & {*group}, ours)):
+            raise _refusal(who, f"an optimizer {theirs}", "its v is that of another rule")
+        for p, state in saved:
+            _check_form(who, p, state["exp_avg_var"], group.get("layerwise", defaults.get("layerwise")))
+
+
+def _check_names(who: str, state: Mapping[str, Any]) -> None:
+    if missing := [name for name in NAMES if name not in state]:
+        source = next((STATES[name] for name in STATES if name in state), "another optimizer")
+        why = f"it has {', '.join(map(repr, state))} and no {' or '.join(map(repr, missing))}"
+        raise _refusal(who, source, why)
+
+
+def _check_form(who: str, p: Tensor, v: Any, layerwise: str | None) -> None:
+    dims = getattr(v, "ndim", 0)
+    if layerwise == "pre" and dims > 0:
+        why = f"its v has the shape {tuple(v.shape)}, where layerwise='pre' keeps one number a layer"
+        raise _refusal(who, "a member with v for each weight", why)
+    if layerwise != "pre" and dims == 0 and p.dim() > 0:
+        why = f"its v is one number for the layer of shape {tuple(p.shape)}, where {who} keeps one a weight"
+        raise _refusal(who, "a member with layerwise='pre'", why)
+
+
+def _difference(theirs: set[str], ours: set[str]) -> str:
+    more, less = sorted(theirs - ours), sorted(ours - theirs)
+    parts = [f"with {', '.join(more)}"] * bool(more) + [f"without {', '.join(less)}"] * bool(less)
+    return " and ".join(parts)
+
+
+def _refusal(who: str, source: str, why: str) -> ValueError:
+    return ValueError(
+        f"this state was saved by {source}, not by {who}: {why}; load it into that optimizer, or load the "
+        "model alone and let a new optimizer begin with empty moments"
+    )
