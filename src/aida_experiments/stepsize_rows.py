@@ -16,7 +16,7 @@ from aida_experiments.report_stats import stepsize_rows
 from aida_experiments.runs import Row
 
 Runs = dict[str, list[Row]]
-TEXT = ("kind", "parameter", "optimizer")
+TEXT = ("kind", "parameter", "optimizer", "run")
 
 
 def read_runs(sources: Sequence[str]) -> tuple[Runs, list[str]]:
