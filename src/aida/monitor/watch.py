@@ -17,6 +17,7 @@ from .. import sharding
 from ..optimizers.release import is_released
 from .collect import Pending, Select, collect
 from .definitions import counter, definition_for, on_host, unknown
+from .files import RowFile
 from .measures import spread
 from .names import unwrapped
 from .record import Row, new_run
@@ -60,7 +61,8 @@ class StepsizeMonitor:
         name: str | None = None,
     ) -> None:
         optimizer = unwrapped(optimizer)
-        check(optimizer, model, every, select)
+        check(every, select)
+        _check_watchable(optimizer, model)
         if sinks != MEMORY and to != MEMORY:
             raise TypeError("`to` is the former name of `sinks`: give one of them")
         self.optimizer, self.model, self.every, self.select = optimizer, model, every, select
@@ -206,14 +208,18 @@ class StepsizeMonitor:
             )
 
 
-def check(optimizer: Any, model: Any, every: Any, select: Any) -> None:
-    """Raise for what a monitor cannot be made of."""
+def check(every: Any, select: Any) -> None:
+    """Raise for what says neither when nor what to record."""
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise ValueError(f"every is a number of steps, 1 or more, not {every!r}")
-    if model is not None and not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model is a torch.nn.Module, for the layers' names, not {type(model).__name__}")
     if select is not None and not callable(select):
         raise TypeError(f"select is a function of a layer's name and parameter, not {select!r}")
+
+
+def _check_watchable(optimizer: Any, model: Any) -> None:
+    """Raise for what a monitor cannot be made of."""
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a torch.nn.Module, for the layers' names, not {type(model).__name__}")
     if not isinstance(optimizer, Optimizer):
         hint = "; give its .optimizer" if hasattr(optimizer, "optimizer") else ""
         raise TypeError(
