@@ -76,19 +76,22 @@ def apart(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
     Where a run was resumed from a checkpoint, what it had recorded after that is left out.
     """
-    found: dict[tuple[str, str], dict[Any, list[Row]]] = {}
+    found: dict[tuple[str, str], list[Row]] = {}
+    series: dict[Any, list[Row]] = {}
+    gone: set[int] = set()
     for row in rows:
-        own = found.setdefault((row.get("optimizer") or "", row.get("run") or ""), {})
-        series = own.setdefault((row.get("kind"), row.get("layer"), row.get("parameter")), [])
+        key = row.get("optimizer") or "", row.get("run") or ""
+        found.setdefault(key, []).append(row)
         if row.get("run") and row.get("step") is not None:
-            while series and series[-1]["step"] >= row["step"]:
-                series.pop()
-        series.append(row)
+            own = series.setdefault((key, *map(row.get, ("kind", "layer", "parameter"))), [])
+            while own and own[-1]["step"] >= row["step"]:
+                gone.add(id(own.pop()))
+            own.append(row)
     optimizers = [optimizer for optimizer, _ in found]
     return {
-        optimizer if optimizers.count(optimizer) == 1 else f"{optimizer} {run}".strip() or "without a name": [
-            row for each in own.values() for row in each
-        ]
+        (f"{optimizer} {run}".strip() or "without a name")
+        if optimizers.count(optimizer) > 1
+        else optimizer: [row for row in own if id(row) not in gone]
         for (optimizer, run), own in found.items()
     } or {"": []}
 
