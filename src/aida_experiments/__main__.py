@@ -8,11 +8,14 @@ import sys
 def main() -> None:
     try:
         from aida_experiments.cli import app
+
+        app()
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("aida", "aida_experiments"):
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "aida", "aida_experiments"):
             raise
-        sys.exit(f'aida: the command needs {error.name}: pip install "aida-optim[experiments]"')
-    app()
+        extra = "monitor" if sys.argv[1:2] == ["stepsizes"] else "experiments"
+        sys.exit(f'aida: the command needs {missing}: pip install "aida-optim[{extra}]"')
 
 
 if __name__ == "__main__":

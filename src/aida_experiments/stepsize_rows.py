@@ -10,13 +10,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from aida.monitor import finite
+from aida.monitor.plots.series import apart
 from aida_experiments.errors import UserError
 from aida_experiments.report_data import Result, read_groups
 from aida_experiments.report_stats import stepsize_rows
 from aida_experiments.runs import Row
 
 Runs = dict[str, list[Row]]
-TEXT = ("kind", "parameter", "optimizer")
+TEXT = ("kind", "parameter", "optimizer", "run")
 
 
 def read_runs(sources: Sequence[str]) -> tuple[Runs, list[str]]:
@@ -74,18 +76,15 @@ def _rows(results: Sequence[Result]) -> list[Row]:
 
 
 def _file(path: Path) -> Runs:
-    """A file of rows; where they say which optimizer they are of, one run for each."""
+    """A file of rows: each run and optimizer that they say they are of apart."""
     if not path.exists():
         raise UserError(f"{path} does not exist: name a folder of runs, or a .jsonl or .csv file of rows.")
     readers = {".jsonl": _json_lines, ".csv": _csv}
     if path.suffix not in readers:
         raise UserError(f"{path} is neither a folder nor a .jsonl or .csv file of rows.")
-    runs: Runs = {}
-    for row in readers[path.suffix](path):
-        runs.setdefault(row.get("optimizer") or "", []).append(row)
-    if not runs:
+    if not (rows := readers[path.suffix](path)):
         raise UserError(f"{path} has no rows yet.")
-    return runs
+    return {name: [dict(row) for row in own] for name, own in apart(rows).items()}
 
 
 def _json_lines(path: Path) -> list[Row]:
@@ -100,17 +99,23 @@ def _json_lines(path: Path) -> list[Row]:
             raise UserError(f"{path}, line {number} is not JSON ({error}): remove the line.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number} is not a row but {line[:40]}: remove the line.")
-        rows.append(row)
+        rows.append(finite(row))
     return rows
 
 
 def _csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        table = csv.DictReader(file)
-        return [
-            {key: _cell(key, text, f"{path}, line {table.line_num}") for key, text in row.items() if text}
-            for row in table
-        ]
+    text, rows = path.read_text(encoding="utf-8"), []
+    table = csv.DictReader(
+        text[: text.rfind("\n") + 1].splitlines()
+    )  # a monitor is still writing what follows
+    for row in table:
+        place = f"{path}, line {table.line_num}"
+        if None in row or None in row.values():
+            raise UserError(
+                f"{place} has not the {len(table.fieldnames or ())} columns of line 1: remove it."
+            )
+        rows.append({key: _cell(key, cell, place) for key, cell in row.items() if cell})
+    return rows
 
 
 def _cell(key: str, text: str, place: str) -> Any:

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from aida.monitor import finite, layer_stepsizes
+from aida.monitor import finite, layer_stepsizes, watchable
 from aida_experiments.clock import StepClock
 from aida_experiments.parallel import (
     all_random_states,
@@ -228,6 +228,8 @@ def stepsize_rows(parts: Mapping[str, Part], epoch: int) -> list[Row]:
     """The monitor's measures of each weight tensor, numbered as in the paper; of one part after the other."""
     rows = []
     for name, part in parts.items():
+        if not watchable(part.optimizer):
+            continue
         for row in layer_stepsizes(part.optimizer, part.raw, select=lambda _, p: p.ndim >= 2):
             parameter = ".".join(filter(None, (name, row["parameter"])))
             rows.append(finite({**row, "epoch": epoch, "layer": len(rows) + 1, "parameter": parameter}))

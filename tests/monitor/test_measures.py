@@ -5,7 +5,7 @@ import torch
 from torch.nn import Parameter
 
 import aida
-from aida.monitor import layer_stepsizes
+from aida.monitor import layer_stepsizes, watchable
 from members import CASES, MEMBERS, name, parameters, set_gradients, snapshot, train
 
 EPS = 1e-6
@@ -63,7 +63,9 @@ def test_torchs_adam(cls, amsgrad):
 def test_an_optimizer_without_stepsizes_gives_no_rows():
     optimizer = torch.optim.SGD(parameters(), momentum=0.9)
     train(optimizer, [0])
-    assert layer_stepsizes(optimizer) == []
+    with pytest.warns(UserWarning, match="no rows: the stepsizes of SGD are not known"):
+        assert layer_stepsizes(optimizer) == []
+    assert not watchable(optimizer)
 
 
 @pytest.mark.parametrize("cls", MEMBERS)
@@ -92,7 +94,9 @@ def test_names_come_from_the_model_or_the_optimizer_or_are_numbers():
 def test_parameters_that_never_stepped_give_no_rows():
     used, unused = parameters([(3,), (2,)])
     optimizer = aida.Aida([unused, used, Parameter(torch.empty(0))])
-    assert layer_stepsizes(optimizer) == []
+    with pytest.warns(UserWarning, match="no rows: the stepsizes of SGD are not known"):
+        assert layer_stepsizes(optimizer) == []
+    assert not watchable(optimizer)
     set_gradients([used], 0)
     optimizer.step()
     assert [(r["parameter"], r["numel"]) for r in layer_stepsizes(optimizer)] == [("1", 3)]

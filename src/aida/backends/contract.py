@@ -25,8 +25,8 @@ from torch import Tensor
 Scalar = float | Tensor
 Column = list[Any] | Tensor  # one number a layer: Python's, or a tensor [L] where a step must not sync
 SUMS = ("gg", "gm", "mm", "dd")  # gram's columns
-# alpha and beta, each a number for all layers (int, float, or an array of no dimensions) or an array [L]; arrays
-# are of the backend's own kind, NumPy's or torch's.
+# alpha and beta, each a number for all layers (int, float, or an array of no dimensions) or an array [L];
+# arrays are of the backend's own kind, NumPy's or torch's.
 Coefficients = tuple[Any, Any]
 
 
@@ -81,15 +81,15 @@ class Backend(Protocol):
         ...
 
     def stepsize_sum(self, layers: Layers, coefficients: Coefficients, s: Scalars) -> Any:
-        """[L, 2], for "post": sum of this step's u over the elements with v != 0, and their number. Writes nothing.
+        """[L, 2], for "post": sum of this step's u over the elements with v != 0, and their number.
 
-        v is the updated one, unrounded. An element with v = 0 has never had a residual: it does not move, and its
-        u, the largest that eps allows, would pull the layer's mean to itself.
+        Writes nothing. v is the updated one, unrounded. An element with v = 0 has never had a residual: it
+        does not move, and its u, the largest that eps allows, would pull the layer's mean to itself.
         """
         ...
 
     def apply(self, layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
-        """Write p, m and v. total: the whole layers' sums of r^2 [L] for "pre", stepsize_sum's [L, 2] for "post",
-        else None. Where a layer has no v != 0, its u is that of v = 0.
+        """Write p, m and v. total: the whole layers' sums of r^2 [L] for "pre", stepsize_sum's [L, 2] for
+        "post", else None. Where a layer has no v != 0, its u is that of v = 0.
         """
         ...

@@ -1,6 +1,6 @@
 """See the stepsizes: layerwise statistics of any adaptive optimizer, live."""
 
-from .collect import layer_stepsizes
+from .collect import layer_stepsizes, watchable
 from .definitions import DEFINITIONS, Definition
 from .record import finite, histogram_edges
 from .sinks import CSV, JSONL, Memory, Sink, TensorBoard, WandB
@@ -19,4 +19,5 @@ __all__ = [
     "finite",
     "histogram_edges",
     "layer_stepsizes",
+    "watchable",
 ]

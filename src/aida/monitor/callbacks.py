@@ -1,62 +1,88 @@
 """StepsizeMonitor for trainers that own the loop, which are imported only when their callback is asked for.
 
-    Trainer(..., callbacks=[huggingface_callback(every=100, to=[TensorBoard("runs")])])
-    pytorch_lightning.Trainer(..., callbacks=[lightning_callback(every=100, to=[JSONL("stepsizes.jsonl")])])
+    Trainer(..., callbacks=[HuggingFaceCallback(every=100, sinks=TensorBoard("runs"))])
+    pytorch_lightning.Trainer(..., callbacks=[LightningCallback(every=100, sinks="stepsizes.jsonl")])
 
-The arguments are StepsizeMonitor's, without optimizer and model. The monitor is the callback's `monitor` from
-the beginning of training on; it is closed when training ends. With several optimizers (Lightning alone) each
-has its own, in `monitors`, and sinks are shared.
+The arguments are StepsizeMonitor's, without optimizer, model and name. The monitor is the callback's
+`monitor` from the beginning of training on, and None before; it is closed when training ends, is tried
+again or, as far as the trainer tells, raises. With several optimizers (Lightning alone) each has its own, in
+`monitors`, and sinks are shared. Optimizers whose stepsizes are not known are left out, with one warning.
+Each class is a module's own, so that a callback can be pickled and named in a configuration.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from .watch import StepsizeMonitor
+from torch.optim import Optimizer
+
+from .definitions import definition_for, unknown
+from .names import unwrapped
+from .sinks import MEMORY, as_sinks, needed
+from .watch import StepsizeMonitor, check
+
+
+class Watching:
+    """What the callbacks share: monitors that are begun once and closed, and are not pickled."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        sinks = {key: arguments.pop(key) for key in ("sinks", "to") if key in arguments}
+        if len(sinks) > 1:
+            raise TypeError("`to` is the former name of `sinks`: give one of them")
+        self.arguments = {**arguments, "sinks": as_sinks(next(iter(sinks.values()), MEMORY))}
+        check(every=arguments.get("every", 100), select=arguments.get("select"))
+        self.monitors: tuple[StepsizeMonitor, ...] = ()
+
+    @property
+    def monitor(self) -> StepsizeMonitor | None:
+        """The first monitor; None before training begins and where no optimizer can be watched."""
+        return next(iter(self.monitors), None)
+
+    def begin(self, optimizers: Sequence[Any], model: Any) -> None:
+        """Watch the optimizers, and no longer those of a training before this one."""
+        self.close()
+        found = [
+            unwrapped(getattr(o, "optimizer", o) if not isinstance(o, Optimizer) else o) for o in optimizers
+        ]
+        known = [o for o in found if definition_for(o) is not None]
+        others = {type(o).__name__: unknown(o) for o in found if o not in known}
+        if others:
+            warnings.warn(f"no stepsizes of {', '.join(others)}: {next(iter(others.values()))}", stacklevel=3)
+        names = [f"{type(o).__name__} {found.index(o)}" if len(known) > 1 else None for o in known]
+        self.monitors = tuple(
+            StepsizeMonitor(o, model, name=name, **self.arguments)
+            for o, name in zip(known, names, strict=True)
+        )
+
+    def close(self) -> None:
+        for monitor in self.monitors:
+            monitor.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "monitors": ()}
 
 
 def huggingface_callback(**arguments: Any) -> Any:
-    """A transformers.TrainerCallback that watches the Trainer's optimizer."""
-    from transformers import TrainerCallback
-
-    class StepsizeCallback(TrainerCallback):
-        monitor: StepsizeMonitor | None = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            optimizer = kwargs["optimizer"]
-            optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-            self.monitor = StepsizeMonitor(optimizer, kwargs["model"], **arguments)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.monitor is not None:
-                self.monitor.close()
-
-    return StepsizeCallback()
+    """HuggingFaceCallback(**arguments), a transformers.TrainerCallback."""
+    return __getattr__("HuggingFaceCallback")(**arguments)
 
 
 def lightning_callback(**arguments: Any) -> Any:
-    """A Callback of pytorch_lightning or lightning, whichever is there, that watches the optimizers."""
-    try:
-        trainer_library: Any = import_module("lightning.pytorch")
-    except ImportError:
-        trainer_library = import_module("pytorch_lightning")
+    """LightningCallback(**arguments), a Callback of lightning or pytorch_lightning."""
+    return __getattr__("LightningCallback")(**arguments)
 
-    class StepsizeCallback(trainer_library.Callback):
-        monitors: tuple[StepsizeMonitor, ...] = ()
 
-        @property
-        def monitor(self) -> StepsizeMonitor:
-            return self.monitors[0]
+def __getattr__(name: str) -> Any:
+    if name == "HuggingFaceCallback":
+        needed("transformers", "transformers", name)
+        from .callback_huggingface import HuggingFaceCallback
 
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            self.monitors = tuple(StepsizeMonitor(o, pl_module, **arguments) for o in trainer.optimizers)
+        return HuggingFaceCallback
+    if name == "LightningCallback":
+        from .callback_lightning import LightningCallback
 
-        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            for monitor in self.monitors:
-                monitor.close()
-
-        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            self.on_train_end(trainer, pl_module)
-
-    return StepsizeCallback()
+        return LightningCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

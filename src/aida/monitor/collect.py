@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +15,14 @@ from torch.optim import Optimizer
 from .. import sharding
 from ..optimizers.release import FreedGradient
 from . import measures
-from .definitions import Definition, definition_for
+from .definitions import Definition, definition_for, stepped, unknown
+from .names import named_parameters, unwrapped
 from .record import Row
-from .sums import BINS, EXTREMES, SUMS, as_real, histogram_top, layer_sums
+from .sums import BINS, EXTREMES, SUMS, as_real, histogram_top, layer_sums, sums_dtype
 
 Select = Callable[[str, Tensor], bool]
 """Whether a layer is measured, of its name and its parameter."""
+FAILED = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,15 @@ class Layer:
 
 
 class Pending:
-    """A record under way from the device; rows() waits for it, ready() tells whether it would have to."""
+    """A record under way from the device; rows() waits for it, ready() tells whether it would have to.
 
-    def __init__(self, layers: list[Layer], sums: list[Tensor], extremes: list[Tensor]) -> None:
-        self.layers = layers
+    failed: what could not be measured, by its name; rows() adds to it. stepped: whether any layer was.
+    """
+
+    def __init__(
+        self, layers: list[Layer], sums: list[Tensor], extremes: list[Tensor], failed: dict[str, Exception]
+    ) -> None:
+        self.layers, self.failed, self.stepped = layers, failed, True
         self.events: dict[torch.device, Any] = {}
         tables: dict[torch.device, list[int]] = {}
         for i, x in enumerate(sums):
@@ -67,7 +76,7 @@ class Pending:
         if table.device.type == "cpu":
             return table
         pinned = table.device.type in ("cuda", "xpu")
-        host = torch.empty(table.shape, dtype=table.dtype, pin_memory=pinned)
+        host = torch.empty(table.shape, dtype=table.dtype, device="cpu", pin_memory=pinned)
         host.copy_(table, non_blocking=True)
         event = self.events[table.device] = torch.get_device_module(table.device).Event()
         event.record()
@@ -81,36 +90,74 @@ class Pending:
             event.synchronize()
         arrays = {device: [x.double().numpy() for x in table] for device, table in self.tables.items()}
         found = {i: (arrays[device][0][j], arrays[device][1][j]) for i, device, j in self.places}
-        return [layer.row(*found[i]) for i, layer in enumerate(self.layers)]
+        rows: list[Row] = []
+        self.stepped = not self.layers
+        for i, layer in enumerate(self.layers):
+            sums, extremes = found[i]
+            if extremes[-1] == 0:  # its counter is on the device: the state was made before the first step
+                continue
+            self.stepped = True
+            try:
+                if sums[0] != sums[0]:
+                    raise ValueError("another rank could not measure its piece")
+                rows.append(layer.row(sums, extremes))
+            except Exception as error:
+                self.failed[layer.name] = error
+        return rows
 
 
 @torch.no_grad()
 def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select | None) -> Pending:
     """Start the record of the optimizer's layers as its last step left them; gradients where there still are.
 
-    Where layers are sharded, every rank that shares one has to call this.
+    Where layers are sharded, every rank that shares one has to call this: a layer that fails on one rank is
+    summed with all the same, as nan, so that no rank waits for ever.
     """
     define = definition_for(optimizer)
-    named = [(name, p, group) for name, p, group in named_parameters(optimizer, model)
-             if select is None or select(name, p)] if define else []  # fmt: skip
+    failed: dict[str, Exception] = {}
+    broken: list[Tensor] = []
+
+    def tried(function: Callable[[], Any], name: str, p: Tensor) -> Any:
+        try:
+            return function()
+        except Exception as error:
+            failed[name] = error
+            broken.append(p)
+            return FAILED
+
+    named = [
+        (name, p, group)
+        for name, p, group in (named_parameters(optimizer, model) if define else ())
+        if select is None or tried(partial(select, name, p), name, p)
+    ]
     layers, all_sums, all_extremes = [], [], []
     for number, (name, p, group) in enumerate(named, 1):
         state = optimizer.state.get(p)
-        if not state or not p.numel() or not define:
+        if name in failed or not state or not define:
             continue
-        definition = define(optimizer, group, state)
-        g = p.grad if p.grad is not None and not p.grad.is_sparse else None
-        g = None if isinstance(g, FreedGradient) else g
-        sums, extremes = layer_sums(*_local(p, g, definition))
+        found = tried(partial(_measure, optimizer, define, number, name, p, group, state), name, p)
+        if found is FAILED or found is None:
+            continue
+        layer, sums, extremes = found
+        layers.append(layer)
         all_sums.append(sums)
         all_extremes.append(extremes)
-        layers.append(
-            Layer(number, name, p, definition.cap, definition.rule, definition.pooled,
-                  g is not None, definition.m is not None, definition.weight_decay)
-        )  # fmt: skip
     if sharding.active():
-        _reduce([p for _, p, _ in named], layers, all_sums, all_extremes, optimizer)
-    return Pending(layers, all_sums, all_extremes)
+        _reduce([p for _, p, _ in named], layers, all_sums, all_extremes, broken, optimizer)
+    return Pending(layers, all_sums, all_extremes, failed)
+
+
+def _measure(
+    optimizer: Optimizer, define: Any, number: int, name: str, p: Tensor, group: Any, state: Any
+) -> tuple[Layer, Tensor, Tensor] | None:
+    """What is said of a layer, and its sums; None where there is nothing yet."""
+    if not p.numel() or not stepped(group, state):
+        return None
+    d = define(optimizer, group, state)
+    g = p.grad if p.grad is not None and p.grad.layout is torch.strided else None
+    g = None if isinstance(g, FreedGradient) else g
+    layer = Layer(number, name, p, d.cap, d.rule, d.pooled, g is not None, d.m is not None, d.weight_decay)
+    return layer, *layer_sums(*_local(p, g, d))
 
 
 def _local(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tensor | None, Definition]:
@@ -122,30 +169,28 @@ def _local(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tensor |
 
 
 def _reduce(
-    params: list[Tensor], layers: list[Layer], sums: list[Tensor], extremes: list[Tensor], optimizer: Any
+    params: list[Tensor],
+    layers: list[Layer],
+    sums: list[Tensor],
+    extremes: list[Tensor],
+    broken: list[Tensor],
+    optimizer: Any,
 ) -> None:
     groups = getattr(optimizer, "reduce_groups", None)
     for rows, width, maximum in ((sums, len(SUMS) + BINS, False), (extremes, len(EXTREMES), True)):
-        totals = sharding.Totals(params, width, groups, maximum)
-        totals([([layer.parameter], row) for layer, row in zip(layers, rows, strict=True)])
+        own = [([layer.parameter], row) for layer, row in zip(layers, rows, strict=True)]
+        own += [([p], _nothing(p, width)) for p in broken]
+        sharding.Totals(params, width, groups, maximum)(own)
 
 
-def named_parameters(
-    optimizer: Optimizer, model: torch.nn.Module | None
-) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:
-    """(name, parameter, group): the name in `model`, else in named parameters, else the number from 0.
+def _nothing(p: Tensor, width: int) -> Tensor:
+    device = torch.device("cpu") if p.is_meta else p.device
+    return torch.full((width,), torch.nan, dtype=sums_dtype(device), device=device)
 
-    What DistributedDataParallel and torch.compile put before a name is left out.
-    """
-    names = {}
-    for name, p in model.named_parameters() if model is not None else ():
-        names[p] = name.removeprefix("module.").replace("_orig_mod.", "")
-    number = 0
-    for group in optimizer.param_groups:
-        own = group.get("param_names", {})
-        for i, p in enumerate(group["params"]):
-            yield names.get(p) or (own[i] if own else str(number)), p, group
-            number += 1
+
+def watchable(optimizer: Any) -> bool:
+    """Whether an optimizer, or the one inside a wrapper, has stepsizes that are known."""
+    return definition_for(unwrapped(optimizer)) is not None
 
 
 def layer_stepsizes(
@@ -156,7 +201,17 @@ def layer_stepsizes(
     u = 1/(sqrt(v/(1-b2^t) + eps/(1-b2)) + eps_out) for the family; definitions.py has the others. It leaves
     out lr and the first bias correction, as the figure of arXiv 2203.13273 does.
     select: of a layer's name and parameter, whether it is measured and numbered (default: all).
-    Gradients still in p.grad give cos and norms of g. An optimizer without adaptive stepsizes gives no rows.
+    Gradients still in p.grad give cos and norms of g. Wrappers of accelerate, ZeRO and their like are looked
+    into; an optimizer without adaptive stepsizes that are known gives no rows, and a warning.
+    Raises RuntimeError, which names the layer, where one cannot be measured.
     Where layers are sharded, every rank has to call this; rows are of whole layers.
     """
-    return collect(optimizer, model, select).rows()
+    optimizer = unwrapped(optimizer)
+    if not watchable(optimizer):
+        warnings.warn(f"no rows: {unknown(optimizer)}", stacklevel=2)
+        return []
+    pending = collect(optimizer, model, select)
+    rows = pending.rows()
+    for name, error in pending.failed.items():
+        raise RuntimeError(f"layer {name} cannot be measured: {error}") from error
+    return rows

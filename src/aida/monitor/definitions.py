@@ -61,7 +61,7 @@ def _family(optimizer: Any, group: Group, state: State) -> Definition:
     )
     rule = type(optimizer).rule
     if callable(rule):
-        rule = partial(rule, K=group["K"], xi=group["xi"])
+        rule = partial(rule, **{key: group[key] for key in ("K", "xi") if key in group})
     off = isinstance(scale, float) and scale == 0  # rectified and not yet tractable: u is 1
     outside = eps_out_now if isinstance(eps_out_now, float) else eps_out
     return Definition(
@@ -202,7 +202,23 @@ def _common(group: Group) -> dict[str, Any]:
 
 def _count(step: Any) -> Scalar:
     """The step counter as a float where that costs no wait for a device, else as it is."""
-    return step.double() if isinstance(step, Tensor) and step.device.type != "cpu" else float(step)
+    return float(step) if on_host(step) else step.double()
+
+
+def counter(group: Group, state: State) -> Any:
+    """A layer's step counter as its optimizer keeps it; None where it keeps none that is known."""
+    return state.get("step", group.get("step"))
+
+
+def on_host(x: Any) -> bool:
+    """Whether reading x waits for no device."""
+    return not isinstance(x, Tensor) or x.device.type == "cpu"
+
+
+def stepped(group: Group, state: State) -> bool:
+    """Whether a layer has taken a step, as far as the host knows: tools make states before the first one."""
+    count = counter(group, state)
+    return bool(state) and (count is None or not on_host(count) or count > 0)
 
 
 DEFINITIONS: dict[str, Callable[[Any, Group, State], Definition]] = {
@@ -223,3 +239,12 @@ def definition_for(optimizer: Optimizer) -> Callable[[Any, Group, State], Defini
     """The table's entry for an optimizer; None where it has no adaptive stepsize that is known."""
     names = (f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__)
     return next((DEFINITIONS[name] for name in names if name in DEFINITIONS), None)
+
+
+def unknown(optimizer: Any) -> str:
+    """What to say of an optimizer without a definition."""
+    known = ", ".join(sorted({name.rpartition(".")[2] for name in DEFINITIONS} - {"Layerwise"}))
+    return (
+        f"the stepsizes of {type(optimizer).__name__} are not known, as those of this family are and of "
+        f"{known}; add its definition to aida.monitor.DEFINITIONS"
+    )

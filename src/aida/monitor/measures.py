@@ -1,37 +1,42 @@
 """What is measured of a layer, each a short function of the layer's sums; and of all layers together.
 
-Sums are the floats and counts that `sums.layer_sums` takes on the device. Everything here is float64.
+Sums are the numbers and counts that `sums.layer_sums` takes on the device. Everything here is NumPy's
+float64, which goes on to inf and nan where Python's own would raise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import inf, isfinite, log2, nan, sqrt
-from statistics import fmean, pstdev
-from typing import Any, cast
+from math import inf, isfinite, log2, nan
+from typing import Any
 
 import numpy as np
 
 from .. import family
 from .record import AT_CAP, PER_OCTAVE, Row
 
-Sums = Mapping[str, float]
+Sums = Mapping[str, Any]
 PERCENTILES = (5, 25, 50, 75, 95)
+
+quiet = np.errstate(all="ignore")
+"""What the functions below are called in, so that no warning and no user's np.seterr meets a training."""
 
 
 def mean(s: Sums) -> float:
-    return s["u"] / s["n"] if s["n"] else nan
+    return float(np.float64(s["u"]) / s["n"]) if s["n"] else nan
 
 
+@quiet
 def std(s: Sums) -> float:
     """Population standard deviation, from the pieces' own and their means'.
 
     What the means differ by, below 1e-12 of their square, is rounding: of one piece it is exactly that.
     """
-    between = s["means"] - s["u"] ** 2 / s["n"]
+    between = s["means"] - np.float64(s["u"]) ** 2 / s["n"]
     if not between > 1e-12 * s["means"]:
         between = 0.0
-    return sqrt(max(s["within"], 0.0) / s["n"] + between / s["n"]) if isfinite(s["within"]) else nan
+    within = np.float64(s["within"])
+    return _root(np.maximum(within, 0.0) / s["n"] + between / s["n"]) if isfinite(within) else nan
 
 
 def percentile(counts: np.ndarray, low: float, q: float) -> float:
@@ -46,71 +51,96 @@ def percentile(counts: np.ndarray, low: float, q: float) -> float:
     i = int(np.searchsorted(total, wanted))
     while not counts[i]:  # q = 0 lies at the first bin that has something
         i += 1
-    return 2 ** (low + (i + 1 - (total[i] - wanted) / counts[i]) / PER_OCTAVE)
+    return float(2 ** (low + (i + 1 - (total[i] - wanted) / counts[i]) / PER_OCTAVE))
 
 
+@quiet
 def cosine(gg: float, gm: float, mm: float) -> float | None:
     """cos(theta) between g and m; None where one of them is zero."""
-    norms = sqrt(gg) * sqrt(mm)
-    return min(max(gm / norms, -1.0), 1.0) if norms else None  # in this order nan stays nan
+    norms = _root(gg) * _root(mm)
+    return float(np.clip(np.float64(gm) / norms, -1.0, 1.0)) if norms else None
 
 
+@quiet
 def residual(rule: Any, gg: float, gm: float, mm: float, dd: float) -> float | None:
-    """|r|/|m|, r = beta*m - alpha*g; rule: (alpha, beta) or what gives them; None where m is 0."""
+    """|r|/|m|, r = beta*m - alpha*g; rule: (alpha, beta) or what gives them; None where m is 0.
+
+    A rule is called as a step calls it, with arrays; here they are of one layer.
+    """
     if rule is None or not mm:
         return None
-    alpha, beta = cast(tuple[float, float], rule(gg, gm, mm) if callable(rule) else rule)
-    return sqrt(family.residual_square(alpha, beta, gg, gm, dd) / mm)
+    of_layer = [np.array([x], np.float64) for x in (gg, gm, mm, dd)]
+    pair: Any = rule(*of_layer[:3]) if callable(rule) else rule
+    alpha, beta = (np.asarray(x, np.float64) for x in pair)
+    gg_, gm_, mm_, dd_ = of_layer
+    return _root((family.residual_square(alpha, beta, gg_, gm_, dd_) / mm_).item())
 
 
+@quiet
 def update_ratio(updates: float, pp: float) -> float | None:
     """|update|/|p|, p after the step; None where p is zero."""
-    return sqrt(updates / pp) if pp else None
+    return _root(np.float64(updates) / pp) if pp else None
 
 
+@quiet
 def spread(rows: Iterable[Row]) -> Row:
     """How far layers' average stepsizes are apart: mean, std (population), min, max and ratio = std/mean."""
-    averages = [row["mean"] for row in rows]
-    centre, deviation = fmean(averages), pstdev(averages) if all(map(isfinite, averages)) else nan
-    return {"kind": "spread", "layers": len(averages), "mean": centre, "std": deviation,
-            "min": min(averages), "max": max(averages), "ratio": deviation / centre}  # fmt: skip
+    averages = np.array([row["mean"] for row in rows], np.float64)
+    centre, deviation = averages.mean(), averages.std()
+    found = {"mean": centre, "std": deviation, "min": averages.min(), "max": averages.max(),
+             "ratio": deviation / centre}  # fmt: skip
+    return {"kind": "spread", "layers": len(averages), **{key: float(x) for key, x in found.items()}}
 
 
+@quiet
 def stepsizes(s: Sums, counts: np.ndarray, top: float, cap: float | None, pooled: bool) -> Row:
-    """All that a row says of a layer's stepsizes u. counts: the whole histogram, which ends at 2^top."""
+    """All that a row says of a layer's stepsizes u. counts: the whole histogram, which ends at 2^top.
+
+    Elements that are not numbers have no place among the others: then there are no percentiles.
+    """
     average = mean(s)
     low = top - len(counts) / PER_OCTAVE
     if pooled:  # of pieces of a layer that share one stepsize, each has its own share of it alone
         counts = np.zeros_like(counts)
         if isfinite(average) and average > 0:
             counts[min(max(int((log2(average) - low) * PER_OCTAVE), 0), len(counts) - 1)] = s["n"]
-    smallest, largest = (average, average) if pooled else (-s["-min"], s["max"])
+    smallest, largest = (average, average) if pooled else (float(-s["-min"]), float(s["max"]))
     filled = np.flatnonzero(counts)
     start, end = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, 0)
     counts, low = counts[start:end], low + start / PER_OCTAVE
-    capped = float(average >= AT_CAP * (cap or inf)) if pooled else s["capped"] / s["n"]
-    percentiles = {f"p{q:02d}": min(max(percentile(counts, low, q), smallest), largest) for q in PERCENTILES}
+    numbers = not np.isnan(average)
+    capped = float(average >= AT_CAP * (cap or inf)) if pooled else float(s["capped"] / s["n"])
+    percentiles = {
+        f"p{q:02d}": min(max(percentile(counts, low, q), smallest), largest) if numbers else nan
+        for q in PERCENTILES
+    }
     histogram = {"low": low, "per_octave": PER_OCTAVE, "counts": [int(count) for count in counts]}
     return {"mean": average, "std": 0.0 if pooled else std(s), "min": smallest, "max": largest, **percentiles,
-            "cap": cap, "capped": None if cap is None else capped, "histogram": histogram}  # fmt: skip
+            "cap": cap, "capped": None if cap is None else capped if numbers else nan,
+            "histogram": histogram}  # fmt: skip
 
 
+@quiet
 def directions(s: Sums, rule: Any, has_g: bool, has_m: bool, pooled: bool, decay: float) -> Row:
     """All that a row says of a layer's gradient, momentum, parameter and update.
 
     Where stepsizes are pooled, g lacks decay times the update: g + c*m is the gradient that the step used.
     """
-    gg, gm, mm, dd, pp, updates = (s[key] for key in ("gg", "gm", "mm", "dd", "pp", "updates"))
+    gg, gm, mm, dd, pp, updates = (np.float64(s[key]) for key in ("gg", "gm", "mm", "dd", "pp", "updates"))
     both = has_g and has_m
     if pooled:
-        step = s["step_size"] * mean(s)
+        step = np.float64(s["step_size"]) * mean(s)
         c, updates = decay * step, step * step * mm
         gg, gm, dd = gg + 2 * c * gm + c * c * mm, gm + c * mm, dd - 2 * c * (mm - gm) + c * c * mm
     return {
         "cos": cosine(gg, gm, mm) if both else None,
-        "g_norm": sqrt(gg) if has_g else None,
-        "m_norm": sqrt(mm) if has_m else None,
-        "p_norm": sqrt(pp),
+        "g_norm": _root(gg) if has_g else None,
+        "m_norm": _root(mm) if has_m else None,
+        "p_norm": _root(pp),
         "residual": residual(rule, gg, gm, mm, dd) if both else None,
         "update_ratio": update_ratio(updates, pp) if has_g or has_m else None,
     }
+
+
+def _root(x: Any) -> float:
+    return float(np.sqrt(x))

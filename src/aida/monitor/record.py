@@ -9,12 +9,15 @@ A layer row, of kind "stepsize", one a layer and record; u are the layer's adapt
 Percentiles are read from the histogram, to within one bin, 1.1 %. What an optimizer or a layer does not have
 is None.
 A spread row, of kind "spread", one a record: step, layers (how many), and mean, std, min, max and
-ratio = std/mean of the layers' average stepsizes.
+ratio = std/mean of the layers' average stepsizes. It comes last: without it a record is not whole.
+In all rows of a monitor: run (what keeps runs apart in one file); optimizer, where there are several.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from math import isfinite
 from typing import Any
 
@@ -24,6 +27,11 @@ PER_OCTAVE = 64
 """Bins of a histogram to a factor of two."""
 AT_CAP = 0.99
 """An element is held at the cap from this fraction of it on."""
+
+
+def new_run(optimizer: str) -> str:
+    """A name for a run of an optimizer's class that no other run has, such as Aida-20261125-204902-9f3a1c."""
+    return f"{optimizer}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def finite(row: Row) -> Row:

@@ -1,16 +1,22 @@
-"""Where rows go: each a small class with one method, write(rows), which may raise; the monitor warns then."""
+"""Where rows go: each a small class with one method, write(rows), which may raise; the monitor warns then.
+
+What a sink needs, a file, a folder or a run of Weights & Biases, it opens at its first write: so only the
+rank that writes does.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Sequence
-from contextlib import suppress
-from io import StringIO
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from io import IOBase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from .record import Row, finite, histogram_edges
+from .files import CSV, JSONL, layers_of
+from .record import Row, histogram_edges
+
+__all__ = ["CSV", "JSONL", "MEMORY", "Memory", "Sink", "Sinks", "TensorBoard", "WandB", "as_sinks", "needed"]
 
 
 class Sink(Protocol):
@@ -19,6 +25,10 @@ class Sink(Protocol):
     def write(self, rows: Sequence[Row]) -> None:
         """Take one record: a row for each layer and one of their spread."""
         ...
+
+
+MEMORY = "memory"
+Sinks: TypeAlias = "Sink | str | Path | Iterable[Sink | str | Path]"
 
 
 class Memory:
@@ -32,61 +42,40 @@ class Memory:
 
     def frame(self, kind: str = "stepsize") -> Any:
         """The rows of one kind, "stepsize" or "spread", as a DataFrame. Needs pandas."""
-        import pandas
-
+        pandas = needed("pandas", "aida-optim[monitor]", "Memory.frame")
         return pandas.DataFrame([row for row in self.rows if row["kind"] == kind])
 
 
-class JSONL:
-    """Appends rows to a file, a JSON object a line; a number that is not finite becomes null.
+class TensorBoard:
+    """Scalars "stepsize_mean/LAYER" and so on, and histograms, to a folder or a SummaryWriter of your own.
 
-    A record that cannot be written whole is not written at all, as in CSV.
+    Raises ModuleNotFoundError, which says what to install, for a folder where tensorboard is missing.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def write(self, rows: Sequence[Row]) -> None:
-        _append(self.path, "".join(json.dumps(finite(row)) + "\n" for row in rows))
-
-
-class CSV:
-    """Appends the layers' rows to a file, a header first; histograms and the spread are left out."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def write(self, rows: Sequence[Row]) -> None:
-        plain = [{key: x for key, x in row.items() if key != "histogram"} for row in _layers(rows)]
-        if not plain:
-            return
-        text = StringIO()
-        writer = csv.DictWriter(text, list(plain[0]), lineterminator="\n")
-        if not self.path.exists() or not self.path.stat().st_size:
-            writer.writeheader()
-        writer.writerows(plain)
-        _append(self.path, text.getvalue())
-
-
-class TensorBoard:
-    """Scalars "stepsize_mean/LAYER" and so on, and histograms, to a folder or a SummaryWriter of your own."""
-
     def __init__(self, writer: str | Path | Any) -> None:
-        if isinstance(writer, str | Path):
+        self._folder = Path(writer).expanduser() if isinstance(writer, str | Path) else None
+        self._writer: Any = None if self._folder else writer
+        if self._folder:
+            needed("tensorboard", "aida-optim[tensorboard]", "TensorBoard", load=False)
+
+    @property
+    def writer(self) -> Any:
+        """The SummaryWriter, made when it is first asked for."""
+        if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            writer = SummaryWriter(str(writer))
-        self.writer = writer
+            self._writer = SummaryWriter(str(self._folder))
+        return self._writer
 
     def write(self, rows: Sequence[Row]) -> None:
         for row in rows:
             for tag, x in _scalars(row).items():
                 self.writer.add_scalar(tag, x, row["step"])
-        for row in _layers(rows):
+        for row in layers_of(rows):
             counts, edges = row["histogram"]["counts"], histogram_edges(row["histogram"])
             if counts:
                 self.writer.add_histogram_raw(
-                    f"stepsize/{row['parameter']}",
+                    f"{_prefix(row)}stepsize/{row['parameter']}",
                     min=row["min"],
                     max=row["max"],
                     num=row["numel"],
@@ -103,52 +92,90 @@ class WandB:
     """Scalars and histograms to a Weights & Biases run, by default the one that wandb.init() has begun.
 
     They are logged against their own axis, "stepsizes/step", so that the run's own steps are not disturbed.
+    Raises ModuleNotFoundError where wandb is missing. The run is looked for at the first record: a ValueError
+    then, which a monitor makes a warning, says that there is none.
     """
 
     def __init__(self, run: Any = None) -> None:
-        import wandb
+        needed("wandb", "wandb", "WandB", load=False)
+        self.run: Any = run
+        self._defined = False
 
-        self.wandb: Any = wandb
-        self.run: Any = run if run is not None else wandb.run
+    def _begin(self) -> Any:
+        wandb = import_module("wandb")
+        if self.run is None:
+            self.run = wandb.run
         if self.run is None:
             raise ValueError("there is no Weights & Biases run: call wandb.init() first, or give WandB(run)")
-        self.run.define_metric("stepsizes/step", hidden=True)
-        self.run.define_metric("stepsizes/*", step_metric="stepsizes/step")
+        if not self._defined:
+            self.run.define_metric("stepsizes/step", hidden=True)
+            self.run.define_metric("stepsizes/*", step_metric="stepsizes/step")
+            self._defined = True
+        return wandb
 
     def write(self, rows: Sequence[Row]) -> None:
+        wandb = self._begin()
         values: dict[str, Any] = {f"stepsizes/{tag}": x for row in rows for tag, x in _scalars(row).items()}
-        for row in _layers(rows):
+        for row in layers_of(rows):
             if row["histogram"]["counts"]:
                 counts = row["histogram"]["counts"]
-                histogram = self.wandb.Histogram(np_histogram=(counts, histogram_edges(row["histogram"])))
-                values[f"stepsizes/histogram/{row['parameter']}"] = histogram
+                histogram = wandb.Histogram(np_histogram=(counts, histogram_edges(row["histogram"])))
+                values[f"stepsizes/{_prefix(row)}histogram/{row['parameter']}"] = histogram
         self.run.log({"stepsizes/step": rows[0]["step"], **values})
 
 
-NOT_CURVES = {"kind", "step", "layer", "layers", "parameter", "numel", "cap", "histogram"}
+def as_sinks(given: Any) -> list[Any]:
+    """The sinks that one sink, path or name, or several, stand for; raises TypeError or ValueError."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | Path) and not _is_sink(given)
+    return [_as_sink(each) for each in (given if several else [given])]
+
+
+def _as_sink(given: Any) -> Any:
+    kinds = {".jsonl": JSONL, ".csv": CSV}
+    if given == MEMORY:
+        return Memory()
+    if isinstance(given, str | Path):
+        if (suffix := Path(given).suffix) not in kinds:
+            raise ValueError(
+                f'a path of rows ends in .jsonl or .csv, not as {str(given)!r} does; "memory" keeps them, '
+                "and TensorBoard(folder) writes to a folder"
+            )
+        return kinds[suffix](given)
+    if not _is_sink(given):
+        raise TypeError(
+            'sinks are paths that end in .jsonl or .csv, "memory", or objects with a method write(rows), '
+            f"such as TensorBoard(folder), one or a list of them (an empty one for none), not {given!r}"
+        )
+    return given
+
+
+def _is_sink(given: Any) -> bool:
+    return callable(getattr(given, "write", None)) and not isinstance(given, type | IOBase)
+
+
+def needed(module: str, install: str, what: str, load: bool = True) -> Any:
+    """An optional module; raises ModuleNotFoundError that says what to install."""
+    try:
+        if load:
+            return import_module(module)
+        if find_spec(module):
+            return None
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    raise ModuleNotFoundError(f'{what} needs {module}: pip install "{install}"', name=module)
+
+
+NOT_CURVES = {"kind", "run", "optimizer", "step", "layer", "layers", "parameter", "numel", "cap", "histogram"}
 
 
 def _scalars(row: Row) -> dict[str, float]:
     """By tag: "stepsize_mean/LAYER" of a layer's row, "stepsize_spread/mean" of all layers'."""
     values = {key: x for key, x in row.items() if key not in NOT_CURVES and x is not None}
     if row["kind"] == "spread":
-        return {f"stepsize_spread/{key}": x for key, x in values.items()}
-    return {f"stepsize_{key}/{row['parameter']}": x for key, x in values.items()}
+        return {f"{_prefix(row)}stepsize_spread/{key}": x for key, x in values.items()}
+    return {f"{_prefix(row)}stepsize_{key}/{row['parameter']}": x for key, x in values.items()}
 
 
-def _append(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as file:
-        start = file.tell()
-        data = text.encode()
-        try:
-            while data:
-                data = data[file.write(data) :]
-        except OSError:
-            with suppress(OSError):  # what is not a file on a disk cannot be cut
-                file.truncate(start)
-            raise
-
-
-def _layers(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["kind"] == "stepsize"]
+def _prefix(row: Row) -> str:
+    return f"{row['optimizer']}/" if row.get("optimizer") else ""

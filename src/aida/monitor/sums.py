@@ -5,14 +5,15 @@ Sums over pieces of a layer add up, so a sharded layer's are whole after one all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, log2
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from .definitions import Definition
+from .definitions import Definition, on_host
 from .record import AT_CAP, PER_OCTAVE
 
 SUMS: tuple[str, ...] = ("n", "u", "within", "means", "capped", "gg", "gm", "mm", "dd", "pp", "updates")
@@ -40,8 +41,10 @@ def layer_sums(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tens
     No temporary is larger than a piece, and nothing waits for the device. Sums that need a g or an m that is
     not there are zero. Stepsizes may be close to each other, so their first is taken off before squaring.
     Where u is pooled, the sums are of the elements' own, and decay in g is p's after the step: the host,
-    which knows the whole layer's mean, sets both right.
+    which knows the whole layer's mean, sets both right. What is not a number is in no bin of the histogram.
+    Raises ValueError where p, g and the state no longer fit each other.
     """
+    _check_alike(p, {"gradient": g, "m": d.m, "v": d.v if d.v.ndim else None, "buffer": d.buffer})
     dtype, device = sums_dtype(p.device), p.device
     total = torch.zeros(3 + len(SUMS[4:]) + BINS, dtype=dtype, device=device)
     low, high = torch.full((2,), -torch.inf, dtype=dtype, device=device)
@@ -63,7 +66,8 @@ def layer_sums(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tens
     n1 = n.clamp(min=1)
     mean = first + off / n1
     sums = torch.stack([n, n * mean, squares - off * off / n1, n * mean * mean])
-    constants = [zero + x.to(device) if isinstance(x, Tensor) else zero + x for x in (d.step_size, d.step)]
+    # A number on the host is added as it is: copying it would wait for the device.
+    constants = [zero + (x if on_host(x) else x.to(device)) for x in (d.step_size, d.step)]
     return torch.cat([sums, total[3:]]), torch.stack([low, high, *constants])
 
 
@@ -109,10 +113,38 @@ def _histogram(u: Tensor, cap: float | None) -> Tensor:
     """Counts [BINS] of log2 u, in equal bins; bincount is 5 times as fast, but waits for a GPU."""
     top = histogram_top(cap)
     exponents = u.log2()
-    if u.device.type != "cpu":
+    if u.device.type != "cpu" and not torch.are_deterministic_algorithms_enabled():
         return torch.histc(exponents.clamp_(top - OCTAVES, top), BINS, top - OCTAVES, top)
-    bins = exponents.sub_(top - OCTAVES).mul_(PER_OCTAVE).to(torch.int32).clamp_(0, BINS - 1)
-    return torch.bincount(bins, minlength=BINS)
+    bins = exponents.sub_(top - OCTAVES).mul_(PER_OCTAVE).clamp_(0, BINS - 1).nan_to_num_(nan=BINS)
+    if u.device.type == "cpu":
+        return torch.bincount(bins.to(torch.int32), minlength=BINS)[:BINS]
+    return counted(bins)
+
+
+def counted(bins: Tensor) -> Tensor:
+    """As bincount, where histc would raise: on a GPU that is asked for deterministic algorithms."""
+    counts = torch.zeros(BINS + 1, dtype=torch.float32, device=bins.device)
+    ones = torch.ones_like(bins, dtype=counts.dtype)
+    return counts.index_put_((bins.long(),), ones, accumulate=True)[:BINS]
+
+
+def _check_alike(p: Tensor, others: Mapping[str, Tensor | None]) -> None:
+    for what, x in {"parameter": p, **others}.items():
+        if x is None:
+            continue
+        if x.shape != p.shape or x.device != p.device:
+            raise ValueError(
+                f"the parameter has shape {tuple(p.shape)} on {p.device}, its {what} {tuple(x.shape)} on "
+                f"{x.device}: one of them was replaced after the step"
+            )
+        if x.is_meta or (type(x) in (Tensor, Parameter) and x.untyped_storage().nbytes() < _extent(x)):
+            raise ValueError(f"the memory of its {what} is gone, or on the meta device")
+
+
+def _extent(x: Tensor) -> int:
+    """The bytes of storage that x reaches into."""
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return int((x.storage_offset() + last + 1) * x.element_size()) if x.numel() else 0
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

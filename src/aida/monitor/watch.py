@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -14,25 +16,35 @@ from torch.optim import Optimizer
 from .. import sharding
 from ..optimizers.release import is_released
 from .collect import Pending, Select, collect
-from .definitions import DEFINITIONS, definition_for
+from .definitions import counter, definition_for, on_host, unknown
+from .files import RowFile
 from .measures import spread
-from .record import Row
-from .sinks import Memory, Sink
+from .names import unwrapped
+from .record import Row, new_run
+from .sinks import MEMORY, Memory, Sink, Sinks, as_sinks
+
+SAME = {"stepsize": ("layer", "parameter", "numel"), "spread": ("layers",)}
+"""By the kind of a file's last row, what it shares with the rows of a run that goes on."""
 
 
 class StepsizeMonitor:
     """Records layerwise stepsizes and more (record.py lists what) of any known optimizer while it trains.
 
-        with StepsizeMonitor(optimizer, model, every=100, to=[JSONL("stepsizes.jsonl")]) as monitor:
+        with StepsizeMonitor(optimizer, model, every=100, sinks="stepsizes.jsonl") as monitor:
             ...                                            # train as ever; monitor.close() ends it as well
 
     Records are made after step 1 and after every step that `every` divides, on the device, and written when
-    they have reached the host, by the next step or close(). model: for the layers' names. to: sinks; a Memory
-    by default, whose rows and frame() are the monitor's own. select: of a layer's name and parameter, whether
-    it is measured (default: all). A sink that raises is warned of once; training goes on.
+    they have reached the host, after a later step or by close(). model: for the layers' names. sinks (`to` is
+    its former name): one or several of paths (.jsonl, .csv), objects with write(rows) and "memory", whose
+    rows and frame() are the monitor's own. select: of a layer's name and parameter, whether it is measured
+    (default: all). run: the name that every row has; by default a new one, or that of the last run in a file
+    among the sinks where this training goes on from there: a later step of the same optimizer and layers.
+    name: of the optimizer in the rows, where there are several.
+    Nothing here ends a training: what fails is dropped, and warned of once; a compiled step gets no graphs.
     With several processes every one makes the monitor, and rank 0 writes (`all_ranks` True: each its own
-    layers, for pipeline stages). Raises TypeError for an optimizer whose stepsizes are not known, ValueError
-    for every < 1 and for an optimizer that release_gradients steps.
+    layers, for pipeline stages and ZeRO). Wrappers of accelerate, ZeRO and their like are looked into.
+    Raises TypeError for an optimizer whose stepsizes are not known, TypeError or ValueError for sinks that
+    are none, ValueError for every < 1 and for an optimizer that release_gradients steps.
     """
 
     def __init__(
@@ -40,21 +52,40 @@ class StepsizeMonitor:
         optimizer: Optimizer,
         model: torch.nn.Module | None = None,
         every: int = 100,
-        to: Sequence[Sink] | None = None,
+        sinks: Sinks = MEMORY,
         select: Select | None = None,
         all_ranks: bool = False,
+        *,
+        to: Sinks = MEMORY,
+        run: str | None = None,
+        name: str | None = None,
     ) -> None:
-        check(optimizer, every)
+        optimizer = unwrapped(optimizer)
+        check(every, select)
+        _check_watchable(optimizer, model)
+        if sinks != MEMORY and to != MEMORY:
+            raise TypeError("`to` is the former name of `sinks`: give one of them")
         self.optimizer, self.model, self.every, self.select = optimizer, model, every, select
-        self.to: list[Sink] = [Memory()] if to is None else list(to)
+        self.sinks: list[Sink] = as_sinks(sinks if to == MEMORY else to)
+        self.run, self.name = run, name
+        if all_ranks and run is None and sharding.active():
+            self.run = _agreed(new_run(type(optimizer).__name__))
         self._writes = all_ranks or not sharding.active() or dist.get_rank() == 0
         self._step: int | None = None  # unknown before the first step that is seen
-        self._pending: Pending | None = None
-        self._failed: set[int] = set()
+        self._before = _steps_taken(optimizer, wait=True) or 0
+        self._pending: deque[tuple[int, Pending]] = deque()
+        self._warned: set[str] = set()
+        # Compiled, the record would be traced, in a graph for every layer.
+        watch: Any = torch.compiler.disable(self._after_step)
         self._hooks: list[Any] = [
-            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_step_post_hook(watch),
             optimizer.register_load_state_dict_post_hook(self._count_anew),
         ]
+
+    @property
+    def to(self) -> list[Sink]:
+        """The sinks, by their former name."""
+        return self.sinks
 
     def close(self) -> None:
         """Stop watching and write what is under way. Closing twice does nothing more."""
@@ -63,7 +94,7 @@ class StepsizeMonitor:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._write_pending()
+        self._write(all_of_them=True)
         if self._step is None:
             warnings.warn(
                 "StepsizeMonitor has seen no step of its optimizer: make it of the optimizer whose step() is "
@@ -89,70 +120,113 @@ class StepsizeMonitor:
         return self._memory().frame(kind)
 
     def _memory(self) -> Memory:
-        found = next((sink for sink in self.to if isinstance(sink, Memory)), None)
+        found = next((sink for sink in self.sinks if isinstance(sink, Memory)), None)
         if found is None:
             raise ValueError(
-                "this monitor keeps no rows in memory: add Memory() to its sinks, to=[Memory(), ...]"
+                'this monitor keeps no rows in memory: add Memory() to its sinks, sinks=["memory", ...]'
             )
         return found
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._pending is not None and self._pending.ready():
-            self._write_pending()
-        if self._step is None:
-            self._step = _steps_taken(optimizer)
-            if self._step is None:  # a step without gradients
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return  # a graph would replay the record, which nothing reads
+        with self._harmless("", lambda: f"StepsizeMonitor dropped the record of step {self._step}"):
+            self._write()
+            if not self._counts():
                 return
-        else:
+            if self._step == 1 or self._step % self.every == 0:  # type: ignore[operator]
+                self._pending.append((self._step, collect(self.optimizer, self.model, self.select)))  # type: ignore[arg-type]
+                self._write()
+
+    def _counts(self) -> bool:
+        """Count this step; False where none has been taken: no gradients, or states made beforehand."""
+        if self._step is not None:
             self._step += 1
-        if self._step == 1 or self._step % self.every == 0:
-            self._write_pending()
-            self._pending = collect(optimizer, self.model, self.select)
-            if self._pending.ready():
-                self._write_pending()
+            return True
+        taken = _steps_taken(self.optimizer, wait=False)
+        self._step = self._before + 1 if taken is None else taken or None
+        return self._step is not None
 
     def _count_anew(self, optimizer: Any) -> None:
         self._step = None
+        with self._harmless("", lambda: "StepsizeMonitor cannot read the steps of the loaded state"):
+            self._before = _steps_taken(self.optimizer, wait=True) or 0
 
-    def _write_pending(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is None or not self._writes:
-            return
-        rows = pending.rows()
+    def _write(self, all_of_them: bool = False) -> None:
+        """Write the records that have reached the host; never waits unless it is for all of them."""
+        while self._pending and (all_of_them or self._pending[0][1].ready()):
+            step, pending = self._pending.popleft()
+            with self._harmless("", lambda step=step: f"StepsizeMonitor dropped the record of step {step}"):
+                self._write_one(step, pending)
+
+    def _write_one(self, step: int, pending: Pending) -> None:
+        rows = pending.rows() if self._writes else []
+        if not pending.stepped and self._step is not None and not sharding.active():  # ranks count alike
+            self._step -= 1  # a device has told that no step was taken
+        for name, error in pending.failed.items():
+            said = f"StepsizeMonitor dropped layer {name} from the record of step {step}"
+            self._warn(f"layer {name}", said, error)
         if not rows:
             return
         rows.append({**spread(rows), "step": rows[0]["step"]})
-        for sink in self.to:
-            self._write(sink, rows)
+        if self.run is None:
+            self.run = self._continued(rows) or new_run(type(self.optimizer).__name__)
+        about = {"run": self.run} | ({"optimizer": self.name} if self.name else {})
+        for number, sink in enumerate(self.sinks):
+            said = f"{type(sink).__name__} could not write the record of step {rows[0]['step']}"
+            with self._harmless(f"sink {number}", lambda said=said: said):
+                sink.write([{"kind": row["kind"], **about, **row} for row in rows])
 
-    def _write(self, sink: Sink, rows: list[Row]) -> None:
+    def _continued(self, rows: list[Row]) -> str | None:
+        """The run in a file that this training goes on from: its last record is of the steps before."""
+        files = [sink for sink in self.sinks if isinstance(sink, RowFile)] if self._before else []
+        with self._harmless("", lambda: "StepsizeMonitor begins a new run"):
+            last: Row = next((row for sink in files if (row := sink.last(self.name))), {})
+            if str(last.get("run")).startswith(f"{type(self.optimizer).__name__}-"):
+                own = next(row for row in reversed(rows) if row["kind"] == last["kind"])
+                same = all(str(last[key]) == str(own[key]) for key in SAME[own["kind"]])
+                if same and int(last["step"]) + self.every > self._before:
+                    return last["run"]
+        return None
+
+    @contextmanager
+    def _harmless(self, key: str, said: Any) -> Iterator[None]:
+        """What fails inside becomes a warning; said: what was dropped."""
         try:
-            sink.write(rows)
+            yield
         except Exception as error:
-            if id(sink) not in self._failed:
-                self._failed.add(id(sink))
-                warnings.warn(
-                    f"{type(sink).__name__} could not write the record of step {rows[0]['step']} "
-                    f"({type(error).__name__}: {error}); training goes on, and later records are tried",
-                    stacklevel=2,
-                )
+            self._warn(key, said(), error)
+
+    def _warn(self, key: str, said: str, error: Exception) -> None:
+        """Once for each key, and each kind of error."""
+        key = f"{key} {type(error).__name__}"
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(
+                f"{said} ({type(error).__name__}: {error}); training goes on, and later records are tried",
+                stacklevel=2,
+            )
 
 
-def check(optimizer: Any, every: Any) -> None:
-    """Raise for what a monitor cannot be made of."""
+def check(every: Any, select: Any) -> None:
+    """Raise for what says neither when nor what to record."""
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise ValueError(f"every is a number of steps, 1 or more, not {every!r}")
+    if select is not None and not callable(select):
+        raise TypeError(f"select is a function of a layer's name and parameter, not {select!r}")
+
+
+def _check_watchable(optimizer: Any, model: Any) -> None:
+    """Raise for what a monitor cannot be made of."""
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a torch.nn.Module, for the layers' names, not {type(model).__name__}")
     if not isinstance(optimizer, Optimizer):
         hint = "; give its .optimizer" if hasattr(optimizer, "optimizer") else ""
         raise TypeError(
             f"StepsizeMonitor watches a torch.optim.Optimizer, not {type(optimizer).__name__}{hint}"
         )
     if definition_for(optimizer) is None:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in DEFINITIONS} - {"Layerwise"}))
-        raise TypeError(
-            f"the stepsizes of {type(optimizer).__name__} are not known, as those of this family are and of "
-            f"{known}; add its definition to aida.monitor.DEFINITIONS"
-        )
+        raise TypeError(unknown(optimizer))
     if is_released(optimizer):
         raise ValueError(
             "release_gradients steps this optimizer in backward, where no step() is seen: call "
@@ -160,14 +234,23 @@ def check(optimizer: Any, every: Any) -> None:
         )
 
 
-def _steps_taken(optimizer: Optimizer) -> int | None:
-    """The largest step count of the optimizer's layers; waits for a device that keeps it."""
-    define = definition_for(optimizer)
-    assert define is not None
-    found = [
-        int(define(optimizer, group, state).step)
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if (state := optimizer.state.get(p))
-    ]
-    return max(found, default=None)
+def _steps_taken(optimizer: Optimizer, wait: bool) -> int | None:
+    """The largest step count of the optimizer's layers; None where the host would have to wait for it."""
+    define: Any = definition_for(optimizer)
+    found = [0]
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if state := optimizer.state.get(p):
+                count = counter(group, state)
+                count = define(optimizer, group, state).step if count is None else count
+                if not wait and not on_host(count):
+                    return None
+                found.append(int(count))
+    return max(found)
+
+
+def _agreed(run: str) -> str:
+    """Rank 0's name of the run, on every rank."""
+    names = [run]
+    dist.broadcast_object_list(names)
+    return names[0]

@@ -59,14 +59,16 @@ class FreedGradient(Tensor):
 
 
 # What may be asked of a freed gradient: nothing that needs its memory. Not every torch has all of them.
-_PROPERTIES = (
-    "shape dtype device layout grad_fn requires_grad is_leaf is_sparse ndim grad is_cuda is_cpu is_meta is_xpu "
-    "is_mps is_quantized is_nested is_sparse_csr is_mkldnn retains_grad output_nr itemsize nbytes"
-).split()
-_METHODS = (
-    "size stride numel nelement dim ndimension storage_offset is_floating_point is_complex is_contiguous "
-    "element_size is_neg is_conj is_inference get_device __hash__ __len__"
-).split()
+_PROPERTIES = [
+    "shape", "dtype", "device", "layout", "grad_fn", "requires_grad", "is_leaf", "is_sparse", "ndim",
+    "grad", "is_cuda", "is_cpu", "is_meta", "is_xpu", "is_mps", "is_quantized", "is_nested",
+    "is_sparse_csr", "is_mkldnn", "retains_grad", "output_nr", "itemsize", "nbytes",
+]  # fmt: skip
+_METHODS = [
+    "size", "stride", "numel", "nelement", "dim", "ndimension", "storage_offset", "is_floating_point",
+    "is_complex", "is_contiguous", "element_size", "is_neg", "is_conj", "is_inference", "get_device",
+    "__hash__", "__len__",
+]  # fmt: skip
 _DESCRIPTIONS = {getattr(Tensor, name).__get__ for name in _PROPERTIES if hasattr(Tensor, name)}
 _DESCRIPTIONS |= {getattr(Tensor, name) for name in _METHODS if hasattr(Tensor, name)}
 

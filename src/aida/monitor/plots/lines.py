@@ -70,7 +70,7 @@ def _size(columns: int) -> tuple[float, float]:
 def near_cap(found: Sequence[Layer], limits: Sequence[float]) -> bool:
     """Whether most layers' means are of the order of the cap: only then a linear scale shows them."""
     means = [value for layer in found for value in layer.values("mean") if isfinite(value)]
-    return bool(limits) and median(means) * NEAR >= limits[-1]
+    return bool(limits and means) and median(means) * NEAR >= limits[-1]
 
 
 def _scale(axes: Axes, lowest: float, highest: float, limits: Sequence[float], linear: bool) -> None:
@@ -86,7 +86,7 @@ def _scale(axes: Axes, lowest: float, highest: float, limits: Sequence[float], l
 def _range(found: Iterable[Layer], field: str) -> tuple[float, float]:
     """The smallest value above 0, if there is one, and the largest."""
     values = [value for layer in found for value in layer.values(field) if isfinite(value)]
-    return min((value for value in values if value > 0), default=0.0), max(values)
+    return min((value for value in values if value > 0), default=0.0), max(values, default=0.0)
 
 
 def _median(found: Iterable[Layer], field: str) -> tuple[list[int], list[float]]:
@@ -157,7 +157,9 @@ def spread(runs: Runs) -> Figure:
         axes.plot(series.time, mean, **style, marker=marker(series), label="mean")
         for cap in limits[name]:
             axes.axhline(cap, **CAP_LINE, label="cap")
-        _scale(axes, min(low), max(high), limits[name], near_cap([series], limits[name]))
+        lowest, _ = _range([series], "min")
+        _, highest = _range([series], "max")
+        _scale(axes, lowest, highest, limits[name], near_cap([series], limits[name]))
         axes.set_title(name, fontsize="medium")
         row[-1].plot(series.time, ratio, **style, marker=marker(series), label=name)
     for axes in row:

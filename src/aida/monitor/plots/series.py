@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, nan
+from math import ceil, floor, isfinite, nan
 from statistics import fmean, pstdev
 from typing import Any, TypeAlias
+
+from ..record import finite
 
 Row: TypeAlias = Mapping[str, Any]
 Runs: TypeAlias = Mapping[str, Iterable[Row]] | Iterable[Row]
@@ -47,15 +49,51 @@ class Layer:
     @property
     def histograms(self) -> list[Row | None]:
         """At each time that of the first row, if it counts any: bins of several seeds are not added up."""
-        found = [rows[0].get("histogram") for rows in self.rows]
-        return [histogram if histogram and any(histogram["counts"]) else None for histogram in found]
+        return [histogram if _drawable(histogram := rows[0].get("histogram")) else None for rows in self.rows]
+
+
+def _drawable(histogram: Any) -> bool:
+    if not isinstance(histogram, Mapping) or not isfinite(histogram["low"]):
+        return False
+    return all(map(isfinite, histogram["counts"])) and any(histogram["counts"])
 
 
 def named(runs: Runs) -> dict[str, list[Row]]:
-    """{name: rows}; the rows of a single run have no name."""
-    if isinstance(runs, Mapping):
-        return {str(name): list(rows) for name, rows in runs.items()}
-    return {"": list(runs)}
+    """{name: rows}, several names where rows are of several runs; the rows of a single run have no name.
+
+    A number that is not finite stands for none.
+    """
+    found: dict[str, list[Row]] = {}
+    for name, rows in runs.items() if isinstance(runs, Mapping) else [("", runs)]:
+        each = apart(map(finite, map(dict, rows)))
+        for label, own in each.items():
+            found[f"{name} {label}".strip() if len(each) > 1 else str(name)] = own
+    return found
+
+
+def apart(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of each run and optimizer, by the optimizer's name, with the run's where one had several.
+
+    Where a run was resumed from a checkpoint, what it had recorded after that is left out.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    series: dict[Any, list[Row]] = {}
+    gone: set[int] = set()
+    for row in rows:
+        key = row.get("optimizer") or "", row.get("run") or ""
+        found.setdefault(key, []).append(row)
+        if row.get("run") and row.get("step") is not None:
+            own = series.setdefault((key, *map(row.get, ("kind", "layer", "parameter"))), [])
+            while own and own[-1]["step"] >= row["step"]:
+                gone.add(id(own.pop()))
+            own.append(row)
+    optimizers = [optimizer for optimizer, _ in found]
+    return {
+        (f"{optimizer} {run}".strip() or "without a name")
+        if optimizers.count(optimizer) > 1
+        else optimizer: [row for row in own if id(row) not in gone]
+        for (optimizer, run), own in found.items()
+    } or {"": []}
 
 
 def time_field(runs: Mapping[str, Sequence[Row]]) -> str:
@@ -103,7 +141,7 @@ def across_layers(rows: Sequence[Row], time: str) -> Layer:
 
     Those of the rows of kind "spread"; where there are none, of the layers' rows, a seed at a time.
     """
-    spreads = [row for row in rows if row.get("kind") == "spread"]
+    spreads = [row for row in rows if row.get("kind") == "spread" and row.get("mean") is not None]
     if not spreads:
         means: dict[tuple[int, Any], list[float]] = {}
         for one in layers(rows, time):
@@ -121,7 +159,8 @@ def across_layers(rows: Sequence[Row], time: str) -> Layer:
 
 def _spread(values: Sequence[float]) -> Row:
     mean, std = fmean(values), pstdev(values)
-    return {"mean": mean, "std": std, "min": min(values), "max": max(values), "ratio": std / mean}
+    ratio = std / mean if mean else None
+    return {"mean": mean, "std": std, "min": min(values), "max": max(values), "ratio": ratio}
 
 
 def coarser(histogram: Row, per_octave: int) -> dict[str, Any]:
