@@ -113,17 +113,18 @@ def test_an_index_can_show_the_description(said):
 
 @pytest.fixture(scope="session")
 def empty(tmp_path_factory):
-    """An environment with this environment's torch alone."""
     place = tmp_path_factory.mktemp("empty") / "venv"
     uv("venv", "--quiet", "--python", sys.executable, place)
-    uv("pip", "install", "--quiet", "--python", place, f"torch=={version('torch').partition('+')[0]}")
     return place
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_it_works_beside_torch_alone(kind, empty, said, tmp_path, request):
     built = request.getfixturevalue(kind)
-    uv("pip", "install", "--quiet", "--python", empty, "--reinstall-package", "aida-optim", built)
+    # This environment's torch; the others, since named, at their floors where UV_RESOLUTION is lowest-direct.
+    needed = [f"torch=={version('torch').partition('+')[0]}", *sorted(NEEDED - {"torch"})]
+    options = ["--quiet", "--python", empty, "--reinstall-package", "aida-optim"]
+    uv("pip", "install", *options, built, *needed)
     script = Path(__file__).with_name("installed.py")
     shutil.copy(script, tmp_path)
     arguments = [said["Version"], "kernel" if COMPILER else "none"]
