@@ -127,7 +127,7 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
     described = memory.describe([*found.with_gradient, *grads, *m, *v, *steps])
     if described is None or not described.same(found.described):
         return False
-    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v))):  # not in what C++ is told
+    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v, steps))):  # C++ is not told of it
         return False
     now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
     if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]):

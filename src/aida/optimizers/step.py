@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,11 @@ def _columns(
     if isinstance(t := counts, Tensor):
         # A number is filled in, not copied from the host, which would wait for the device.
         columns = [c.expand_as(t) if isinstance(c, Tensor) else torch.full_like(t, c) for c in at(t)]
+    elif strange := [t - 1 for t in counts if not 1 <= t < inf]:
+        raise RuntimeError(
+            f"a step counter is {strange[0]}, which is no number of steps: nothing was stepped; load the "
+            "optimizer's state again"
+        )
     elif len(known := {t: at(t) for t in set(counts)}) == 1:
         columns = [[c] * len(counts) for c in known[counts[0]]]
     else:
