@@ -72,7 +72,7 @@ def assert_alike(ours: dict[str, list[Tensor]], theirs: dict[str, list[Tensor]],
         for a, b in zip(ours[name], theirs[name], strict=True):
             atol = 1e-3 * LR + unit if name == "p" else 1e-30
             torch.testing.assert_close(
-                a, b, rtol=limit, atol=atol, equal_nan=True, msg=lambda x: f"{name}: {x}"
+                a, b, rtol=limit, atol=atol, equal_nan=True, msg=lambda x, name=name: f"{name}: {x}"
             )
 
 
@@ -85,7 +85,7 @@ def check_exploded(
     alike: bool = True,
     **options: Any,
 ) -> None:
-    """Finite wherever torch's Adam is, and eager's; an odd K's v is rounding, so then p alone is looked at."""
+    """Finite wherever torch's Adam is, and eager's; an odd K's v is rounding: p alone is looked at then."""
     dtype = options.get("dtype", torch.float32)
     most = torch.finfo(dtype).max
     for worst in [m for m in magnitudes if m < most] or [6e4]:

@@ -167,10 +167,10 @@ def _plain(tensors: list[Tensor], numel: list[int]) -> bool:
 
 
 def _arrange(columns: dict[str, list[Tensor]], i: int) -> list[tuple[Tensor | None, Tensor]]:
-    """Bring layer i's tensors into one memory order, p's own where p is dense, by copies where needed."""
-    p = columns["p"][i]
-    dense = torch.ops.aten.is_non_overlapping_and_dense(p) and not p.is_neg()
-    strides = p.stride() if dense else torch.empty(p.shape, device="meta").stride()
+    """Bring layer i's tensors into one memory order, m's own where m is dense, by copies where needed."""
+    p, m = columns["p"][i], columns["m"][i]
+    dense = torch.ops.aten.is_non_overlapping_and_dense(m) and not m.is_neg()
+    strides = m.stride() if dense else torch.empty(p.shape, device="meta").stride()
     copies: list[tuple[Tensor | None, Tensor]] = []
     for name, tensors in columns.items():
         x = tensors[i]

@@ -38,7 +38,7 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
         pre = s.layerwise == "pre"
         r_square = total[i] / layers.numel[i] if pre else _residual(coefficients, i, g, m) ** 2
         v = _variance(layers, s, i, r_square)
-        u = _mean_stepsize(*total[i], s, i) if s.layerwise == "post" else _stepsize(v, s, i)
+        u = _mean_stepsize(total[i], s, i) if s.layerwise == "post" else _stepsize(v, s, i)
         # Whole new tensors, then a copy: what autograd saved of a step (p too) stays valid in the next one.
         rounding.write(layers, i, s.shrink * _wide(p.clone()) - s.step_size[i] * u * m, m, v, s)
 
@@ -65,7 +65,8 @@ def _stepsize(v: Tensor, s: Scalars, i: int) -> Tensor:
     return 1 / (torch.sqrt(corrected + s.floor[i]) + s.eps_out[i])
 
 
-def _mean_stepsize(total: Tensor, count: Tensor, s: Scalars, i: int) -> Tensor:
+def _mean_stepsize(total_and_count: Tensor, s: Scalars, i: int) -> Tensor:
+    total, count = total_and_count
     return torch.where(count == 0, _stepsize(torch.zeros_like(total), s, i), total / count.clamp(min=1))
 
 

@@ -13,6 +13,17 @@ from .contract import Coefficients, Column, Layers, Scalars
 MANY = 1 << 14  # elements
 
 
+def prepare(layers: Layers) -> None:
+    """Raises for what torch's operations on lists would refuse when half of the step is done."""
+    if layers.addresses is None and not torch.compiler.is_compiling():
+        for i, tensors in enumerate(zip(layers.p, layers.m, layers.v, strict=True)):
+            if any(x.is_neg() for x in tensors):
+                raise RuntimeError(
+                    f"layer {i} of its group, or its state, is a negated view, which foreach cannot write: "
+                    "nothing was stepped; clone() it, or set foreach=False"
+                )
+
+
 def gram(layers: Layers, s: Scalars) -> Tensor:
     g = _gradient(layers, s)
     m = _momentum(_fresh(layers.m, layers), g, s)

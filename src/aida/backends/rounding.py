@@ -3,7 +3,8 @@
 All integers are unsigned, of 32 bits, and wrap; `>>` shifts zeros in; constants are below.
     mix(x):  x ^= x >> 16;  x *= M1;  x ^= x >> 15;  x *= M2;  x ^= x >> 15
     key = mix(mix(mix(seed) + layer) + t)   layer: its place in the optimizer, from 0; its own step t, from 1
-    w_i = mix(i*WEYL + key)                 i: the element's place in the memory of m (a shard's m), from 0
+    w_i = mix(i*WEYL + key)                 i: the element's place in the memory of m (a shard's m), from 0;
+        where that has gaps, its place in a contiguous m
     bits of m: the low 16 of w_i; of v: the high 16 of w_i; of p: the high 16 of w_i*M2
     round(x, bits): the float32 x as an integer, + bits, >> 16, as a bfloat16; nan becomes 0x7fc0
 So E[round(x)] = x, what bfloat16 can hold stays as it is, and inf comes only from above its largest number.
@@ -49,8 +50,9 @@ def step_key(x: Integer) -> Integer:
 
 def words(m: Tensor, key: int | Tensor) -> Tensor:
     """One random 32-bit word an element, int64 in m's shape, counted in the order of m's memory."""
-    i = torch.arange(m.numel(), device=m.device)
-    return mix((i * WEYL + key) & MASK).as_strided(m.shape, m.stride())
+    w = mix((torch.arange(m.numel(), device=m.device) * WEYL + key) & MASK)
+    reach = sum((n - 1) * stride for n, stride in zip(m.shape, m.stride(), strict=True))
+    return w.as_strided(m.shape, m.stride()) if reach < m.numel() else w.view(m.shape)
 
 
 def round_bfloat16(x: Tensor, bits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,18 @@ def fits(x: Tensor) -> bool:
         return True
     last = x.storage_offset() + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
     return int(last + 1) * x.element_size() <= x.untyped_storage().nbytes()
+
+
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether two elements of a strided tensor lie in one place of memory, so that it cannot be written."""
+    reach = 0  # the last place of the dimensions seen so far
+    dims = sorted((stride, n) for stride, n in zip(x.stride(), x.shape, strict=True) if n > 1)
+    if all((reach := reach + (n - 1) * stride) < after for (stride, n), (after, _) in pairwise(dims)):
+        return bool(dims and dims[0][0] == 0)
+    places = np.zeros((), np.int64)  # interleaved dimensions are rare, so all places may be looked at
+    for stride, n in dims:
+        places = np.add.outer(places, stride * np.arange(n))
+    return len(np.unique(places)) < places.size
 
 
 # In the order of csrc/tensors.hpp.

@@ -5,8 +5,8 @@ pointers [L, 4]: addresses of p, g, m, v.  chunks [C, 2]: layer, and place of th
 numbers [L, 8]: inv_bias2, floor, eps_out, step_size, shrink, alpha, beta, mean; float64, as all sums are.
 mean: of r^2 for "pre", until pool puts u in its place; of u for "post".
 One program takes one chunk in blocks of ROWS x LANES elements. A sum is taken over LANES in FLOAT, then in
-float64 over rows, blocks and (total) chunks, always in one order: no atomics. A chunk whose FLOAT sums overflow
-is summed again, with every term in float64.
+float64 over rows, blocks and (total) chunks, always in one order: no atomics. A chunk whose FLOAT sums
+overflow is summed again, with every term in float64.
 Random bits are those of rounding.py.
 """
 

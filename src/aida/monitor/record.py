@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
@@ -31,7 +31,7 @@ AT_CAP = 0.99
 
 def new_run(optimizer: str) -> str:
     """A name for a run of an optimizer's class that no other run has, such as Aida-20261125-204902-9f3a1c."""
-    return f"{optimizer}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    return f"{optimizer}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def finite(row: Row) -> Row:

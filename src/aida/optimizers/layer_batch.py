@@ -89,11 +89,12 @@ class LayerCache:
             return gather()
         found = self._found.pop(key, None)  # and stays away if anything raises
         if found is None or not _refresh(found, group, params, state):
-            batches = gather()
-            for batch, old in zip(batches, found.batches if found else (), strict=False):
-                # Without addresses beside it a backend takes of it only what it compares itself.
-                batch.layers.prepared = old.layers.prepared
+            batches, last = gather(), found
             found = _found(batches, group, params, state)
+            if last is not None and found.described is None:
+                # Addresses are never given then, without which a backend takes only what it compares itself.
+                for batch, old in zip(batches, last.batches, strict=False):
+                    batch.layers.prepared = old.layers.prepared
         self._used[key] = found
         return found.batches
 
@@ -143,7 +144,7 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
     described = memory.describe([*found.with_gradient, *grads, *m, *v, *steps])
     if described is None or not described.same(found.described):
         return False
-    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v))):  # not in what C++ is told
+    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v, steps))):  # C++ is not told of it
         return False
     now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
     if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]):
@@ -189,10 +190,8 @@ def _found(batches: list[LayerBatch], group: dict[str, Any], params: list[Tensor
     if described is None:
         return lost
     for batch in batches:
-        addresses = np.ascontiguousarray(described.addresses.reshape(5, -1)[:, batch.places])
-        batch.layers.addresses = addresses[:4]
         if all(step.dtype is torch.float32 and step.device.type == "cpu" for step in batch.steps):
-            batch.counters = addresses[4]
+            batch.counters = described.addresses.reshape(5, -1)[4, batch.places]
     choices = tuple(map(group.get, CHOICES))
     has_gradient = [p.grad is not None for p in params]
     return _Found(list(params), has_gradient, with_gradient, states, choices, described, batches)

@@ -46,17 +46,29 @@ def check_layer(i: int, p: Tensor, g: Tensor, of_p: dict[str, Any], group: dict[
         )
     names = ("parameter", "gradient", "exp_avg", "exp_avg_var")
     for what, x in zip(names, (p, g, m, v), strict=True):
-        _check_like(i, p, what, x, pooled=what == "exp_avg_var" and pooled)
-    if of_p["step"].numel() != 1:
+        which = f"the {what} of parameter {i} of its group" if x is not p else f"parameter {i} of its group"
+        _check_like(which, p, x, pooled=what == "exp_avg_var" and pooled)
+        _check_memory(which, x, written=x is not g)
+    _check_apart(i, p, m, v)
+    _check_counter(f"the step counter of parameter {i} of its group", p, of_p["step"])
+
+
+def _check_counter(which: str, p: Tensor, step: Tensor) -> None:
+    if step.numel() != 1:
         raise RuntimeError(
-            f"the step counter of parameter {i} of its group has shape {tuple(of_p['step'].shape)}, not one "
-            "element: nothing was stepped; load the optimizer's state again"
+            f"{which} has shape {tuple(step.shape)}, not one element: nothing was stepped; load the "
+            "optimizer's state again"
         )
+    if step.is_complex() or step.is_neg() or step.device.type not in ("cpu", p.device.type):
+        kind = "a negated view" if step.is_neg() else f"{step.dtype} on {step.device}"
+        raise RuntimeError(
+            f"{which} is {kind}, not a real number on the CPU or beside the parameter: nothing was stepped; "
+            "load the optimizer's state again"
+        )
+    _check_memory(which, step, written=True)
 
 
-def _check_like(i: int, p: Tensor, what: str, x: Tensor, *, pooled: bool) -> None:
-    which = f"parameter {i} of its group"
-    which = f"the {which}" if x is p else f"the {what} of {which}"
+def _check_like(which: str, p: Tensor, x: Tensor, *, pooled: bool) -> None:
     if x.shape != p.shape and not pooled:
         raise RuntimeError(
             f"{which} has shape {tuple(x.shape)}, and the parameter {tuple(p.shape)}: nothing was stepped; "
@@ -77,11 +89,36 @@ def _check_like(i: int, p: Tensor, what: str, x: Tensor, *, pooled: bool) -> Non
             f"{which} is {x.dtype}, not a type of real or complex numbers: nothing was stepped; convert "
             "it, or freeze the parameter by requires_grad_(False)"
         )
-    if type(x) in memory.PLAIN and not memory.fits(x):
+
+
+def _check_memory(which: str, x: Tensor, *, written: bool) -> None:
+    """Raise RuntimeError unless each element of a plain tensor has a place of memory, and of its own if written."""
+    if type(x) not in memory.PLAIN:
+        return
+    if x.layout is not torch.strided:
+        raise RuntimeError(
+            f"{which} is {x.layout}, not a dense tensor: nothing was stepped; convert it back by to_dense()"
+        )
+    if not memory.fits(x):
         raise RuntimeError(
             f"{which}, of shape {tuple(x.shape)}, has no memory for it, but {x.untyped_storage().nbytes()} "
             "bytes: its storage was freed or made smaller; nothing was stepped; restore it, or set the "
             "gradient to None"
+        )
+    if written and memory.overlaps_itself(x):
+        raise RuntimeError(
+            f"{which}, of shape {tuple(x.shape)} and strides {x.stride()}, keeps several elements in one place "
+            "of memory, as expand() makes it: nothing was stepped; clone() it"
+        )
+
+
+def _check_apart(i: int, p: Tensor, m: Tensor, v: Tensor) -> None:
+    if not memory.PLAIN.issuperset(map(type, (p, m, v))) or not p.numel() or p.device.type == "meta":
+        return
+    if len({x.data_ptr() for x in (p, m, v)}) < 3:
+        raise RuntimeError(
+            f"parameter {i} of its group, its exp_avg and its exp_avg_var are not three tensors, but share "
+            "memory: nothing was stepped; clone() them, or load the optimizer's state again"
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ def _usable(coefficient: Any) -> Any:
 
 def _where_finite(x: Any, chosen: Any, other: Any) -> Any:
     """`chosen` where x is finite, else `other`; all NumPy's or all torch's."""
-    of = torch if isinstance(x, Tensor) else np
+    of: Any = torch if isinstance(x, Tensor) else np
     return of.where(of.isfinite(x), chosen, other)
 
 
@@ -246,6 +247,11 @@ def _columns(
     if isinstance(t := counts, Tensor):
         # A number is filled in, not copied from the host, which would wait for the device.
         columns = [c.expand_as(t) if isinstance(c, Tensor) else torch.full_like(t, c) for c in at(t)]
+    elif strange := [t - 1 for t in counts if not 1 <= t < inf]:
+        raise RuntimeError(
+            f"a step counter is {strange[0]}, which is no number of steps: nothing was stepped; load the "
+            "optimizer's state again"
+        )
     elif len(known := {t: at(t) for t in set(counts)}) == 1:
         columns = [[c] * len(counts) for c in known[counts[0]]]
     else:
