@@ -106,24 +106,47 @@ class Totals:
             for group in known[key]:
                 self.members.setdefault(group, []).append(p)
 
+    def refuse(self) -> None:
+        """Tell the other ranks that this one refuses its step, in place of the sums that they wait for.
+
+        Only on the host, where they can look: on a device they wait, unstepped, for a message that never
+        comes.
+        """
+        self._send({}, refused=True)
+
     def __call__(self, sums: Iterable[tuple[Sequence[Tensor], Any]]) -> None:
-        """sums: parameters and their rows, [L] or [L, width], as tensors or as writable NumPy arrays."""
+        """sums: parameters and their rows, [L] or [L, width], as tensors or as writable NumPy arrays.
+
+        Raises RuntimeError where another rank has refused its step.
+        """
         rows: dict[Tensor, Tensor] = {}
-        empty = -torch.inf if self.maximum else 0.0
         for params, part in sums:
             rows.update(
                 zip(params, torch.as_tensor(part).view(len(params), self.width).unbind(), strict=True)
             )
+        self._send(rows)
+
+    def _send(self, rows: dict[Tensor, Tensor], *, refused: bool = False) -> None:
+        empty = -torch.inf if self.maximum else 0.0
+        refused_elsewhere = False
         for group, params in self.members.items():
             device = _device(params[0], group)
+            if refused and device.type != "cpu":
+                continue
             dtype = torch.float32 if device.type == "mps" else torch.float64
             for p in params:
                 if p not in rows:
                     rows[p] = torch.full((self.width,), empty, dtype=dtype, device=device)
             mine = [rows[p] for p in params]
-            table = torch.stack([row.to(device, dtype) for row in mine])
+            last = torch.full((self.width,), float(refused), dtype=dtype, device=device)
+            table = torch.stack([*(row.to(device, dtype) for row in mine), last])
             dist.all_reduce(table, dist.ReduceOp.MAX if self.maximum else dist.ReduceOp.SUM, group=group)
-            torch._foreach_copy_(mine, list(table.unbind()))
+            torch._foreach_copy_(mine, list(table[:-1].unbind()))
+            refused_elsewhere |= device.type == "cpu" and bool(table[-1, 0] > 0)
+        if refused_elsewhere and not refused:
+            raise RuntimeError(
+                "another rank has refused its step, and says why: nothing was stepped on this one either"
+            )
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank that shares a layer with this one."""
@@ -137,7 +160,7 @@ class Totals:
 def whole_numel(params: Iterable[Tensor], reduce_groups: ReduceGroups) -> dict[Tensor, int]:
     """Elements of the whole layers of plain parameters, of which each rank knows its piece alone."""
     pieces = [p for p in params if not is_dtensor(p)]
-    counts = torch.tensor([p.numel() for p in pieces], dtype=torch.float64)
+    counts = torch.tensor([p.numel() for p in pieces], dtype=torch.float64, device="cpu")
     if pieces:
         Totals(pieces, 1, reduce_groups)([(pieces, counts)])
     return dict(zip(pieces, map(int, counts.tolist()), strict=True))
@@ -151,19 +174,22 @@ def shapes(params: Iterable[Tensor]) -> list[tuple[int, ...] | None]:
 def check_whole(
     params: Sequence[Tensor], built_with: Sequence[tuple[int, ...] | None], reduce_groups: ReduceGroups | None
 ) -> None:
-    """Raise RuntimeError where a parameter is a piece of a layer whose other pieces cannot be found."""
+    """Raise RuntimeError where a parameter is a piece of a layer whose other pieces cannot be found.
+
+    Parameters may be replaced by others, of other sizes too (a grown vocabulary), not by flat pieces.
+    """
     now = shapes(params)
-    if len(now) != len(built_with) or any(
-        a != b for a, b in zip(built_with, now, strict=True) if a is not None
-    ):
-        old, new = next(((a, b) for a, b in zip(built_with, now, strict=False) if a != b), (None, None))
-        raise RuntimeError(
-            f"the optimizer was built with {len(built_with)} parameters in a group and now finds {len(now)}, "
-            f"or other shapes (first difference: {old}, now {new}): statistics of whole layers are lost. If "
-            "the model was sharded after the optimizer was built, build the optimizer afterwards; engines "
-            "that swap in flat partitions (DeepSpeed ZeRO) cannot be used: shard with "
-            "torch.distributed.fsdp.fully_shard"
-        )
+    fewer = len(now) < len(built_with)
+    for old, new in zip(built_with, now, strict=False):
+        flat = new is not None and len(new) == 1 and new not in built_with
+        if flat and (fewer or (old is not None and len(old) > 1)):
+            raise RuntimeError(
+                f"the optimizer was built with {len(built_with)} parameters in a group and now finds "
+                f"{len(now)}, one of shape {old} now flat, {new}: statistics of whole layers are lost. If the "
+                "model was sharded after the optimizer was built, build the optimizer afterwards; engines that "
+                "swap in flat partitions (DeepSpeed ZeRO) cannot be used: shard with "
+                "torch.distributed.fsdp.fully_shard"
+            )
     for p in params:
         if not getattr(p, "_fsdp_flattened", False):
             continue

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -23,8 +21,10 @@ from .foreign import MEMBERS_OWN, check_source
 from .layer_batch import LayerBatch, LayerCache, gather, store_new_states
 from .layer_checks import MOMENTS
 from .names import check_arguments, warn_of_keys
-from .step import Rule, StepBatch, prepare_step, rounds, run, unscales
-from .validate import check_group, state_dtype, warn_where_eps_underflows
+from .process_lock import ProcessLock
+from .state import moment_dtypes, new_state, new_step
+from .step import Rule, StepBatch, prepare_step, run, unscales
+from .validate import check_group, warn_where_eps_underflows
 
 
 class Options(TypedDict, total=False):
@@ -102,7 +102,7 @@ class Layerwise(Optimizer):
         self._fresh = True  # never stepped or loaded
         self._layers = LayerCache()
         self._checked: dict[int, list[Any]] = {}  # each group's values as they were found right
-        self._lock = _ProcessLock()
+        self._lock = ProcessLock()
         self.released_by: Any = None  # the handle of release_gradients, which steps in place of step()
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         known = {**self._options(), **shared}
@@ -162,14 +162,14 @@ class Layerwise(Optimizer):
             check_group(group)
         super().__setstate__(state)
         self._numel, self._fresh = {}, not self.state
-        self._layers, self._lock, self.released_by = LayerCache(), _ProcessLock(), None
+        self._layers, self._lock, self.released_by = LayerCache(), ProcessLock(), None
         self._checked = {}
         self.__dict__.setdefault("reduce_groups", None)
         self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
         for group in self.param_groups:
             for p in group["params"]:
                 if p in self.state and "step" in (of_p := self.state[p]):
-                    of_p["step"] = _new_step(p, group).fill_(float(of_p["step"]))
+                    of_p["step"] = new_step(p, group).fill_(float(of_p["step"]))
 
     @torch.inference_mode(False)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ class Layerwise(Optimizer):
         params = ((p, group) for group in self.param_groups for p in group["params"])
         for key, (p, group) in zip(keys, params, strict=True):
             dtypes = {
-                **dict(zip(MOMENTS, _moment_dtypes(p, group), strict=True)),
+                **dict(zip(MOMENTS, moment_dtypes(p, group), strict=True)),
                 "rounding_step": torch.int64,
             }
             for name, dtype in dtypes.items():
@@ -220,7 +220,13 @@ class Layerwise(Optimizer):
             return
         reduce_gram, reduce_stepsizes = self._reductions()
         with self._layers.in_use():
-            run(self._prepare(self._all_parts()), reduce_gram, reduce_stepsizes)
+            try:
+                steps = self._prepare(self._all_parts())
+            except Exception:
+                if first := reduce_gram or reduce_stepsizes:
+                    first.refuse()
+                raise
+            run(steps, reduce_gram, reduce_stepsizes)
         if sharding.active() and not self.state:
             sharding.warn_without_gradients(group["params"] for group in self.param_groups)
 
@@ -351,53 +357,7 @@ class Layerwise(Optimizer):
         )
 
 
-def new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-    """The state of a parameter that was never stepped."""
-    m_dtype, v_dtype = _moment_dtypes(p, group)
-    state = {"step": _new_step(p, group), "exp_avg": torch.zeros_like(p, dtype=m_dtype)}
-    if group.get("layerwise") == "pre":
-        state["exp_avg_var"] = torch.zeros((), dtype=v_dtype, device=p.device)
-    else:
-        state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype)
-    if rounds(group) and (group["capturable"] or isinstance(group["lr"], Tensor)):  # see step.py, _ticks
-        state["rounding_step"] = torch.zeros_like(state["step"], dtype=torch.int64)
-    return state
-
-
 def _wanted(group: dict[str, Any]) -> dict[str, Any]:
     return dict(
         use_foreach=group["foreach"], use_fused=group["fused"], differentiable=group["differentiable"]
     )
-
-
-def _new_step(p: Tensor, group: dict[str, Any]) -> Tensor:
-    device = p.device if group["capturable"] else "cpu"
-    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32  # as torch's
-    return torch.zeros((), dtype=dtype, device=device)
-
-
-def _moment_dtypes(p: Tensor, group: dict[str, Any]) -> tuple[torch.dtype, torch.dtype]:
-    """Of m and v, which differ where one real v is pooled: it costs nothing to keep in full."""
-    full = torch.promote_types(p.dtype, torch.float32)
-    if p.is_complex():
-        return full, full.to_real() if group.get("layerwise") == "pre" else full
-    kept = state_dtype(group) or full
-    return kept, full if group.get("layerwise") == "pre" else kept
-
-
-class _ProcessLock:
-    """One step at a time in a process; a forked child has a lock of its own, whoever held the parent's."""
-
-    def __init__(self) -> None:
-        self._pid, self._lock = os.getpid(), threading.RLock()
-
-    def __enter__(self) -> None:
-        if torch.compiler.is_compiling():
-            return
-        if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.RLock()
-        self._lock.acquire()
-
-    def __exit__(self, *error: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._lock.release()

@@ -92,7 +92,7 @@ def _check_like(which: str, p: Tensor, x: Tensor, *, pooled: bool) -> None:
 
 
 def _check_memory(which: str, x: Tensor, *, written: bool) -> None:
-    """Raise RuntimeError unless each element of a plain tensor has a place of memory, and of its own if written."""
+    """Raise RuntimeError unless each element of a plain tensor has memory, and of its own if written."""
     if type(x) not in memory.PLAIN:
         return
     if x.layout is not torch.strided:
@@ -107,8 +107,8 @@ def _check_memory(which: str, x: Tensor, *, written: bool) -> None:
         )
     if written and memory.overlaps_itself(x):
         raise RuntimeError(
-            f"{which}, of shape {tuple(x.shape)} and strides {x.stride()}, keeps several elements in one place "
-            "of memory, as expand() makes it: nothing was stepped; clone() it"
+            f"{which}, of shape {tuple(x.shape)} and strides {x.stride()}, keeps several elements in one "
+            "place of memory, as expand() makes it: nothing was stepped; clone() it"
         )
 
 

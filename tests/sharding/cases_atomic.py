@@ -1,0 +1,111 @@
+"""A step that one rank refuses, groups that shard nothing, and layers that ranks reach differently."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+
+import aida
+from members import snapshot
+from sharding.common import LIMIT, batch, equal_on_ranks, loss, mine, net, reference, train, whole, worst
+from sharding.launch import on_ranks
+
+
+def local_snapshot(optimizer):
+    return [x.to_local().clone() if hasattr(x, "to_local") else x for x in snapshot(optimizer)]
+
+
+@on_ranks(2)
+def a_step_that_one_rank_refuses_is_taken_by_none():
+    """Sums of r^2 and of stepsizes, the two messages; afterwards training goes on."""
+    for cls, options in ((aida.Aida, {}), (aida.LAdam, {"layerwise": "post"})):
+        model = net()
+        expected = reference(model, lambda p, cls=cls, options=options: cls(p, lr=1e-3, **options), range(4))
+        fully_shard(model)
+        optimizer = cls(model.parameters(), lr=1e-3, **options)
+        train(model, optimizer, steps=range(2))
+        loss(model, mine(batch(100))).backward()
+        state = optimizer.state[model.up.weight]
+        kept = state["exp_avg"]
+        if dist.get_rank() == 1:
+            del state["exp_avg"]
+        before = [p.to_local().clone() for p in model.parameters()]
+        words = "has no tensor 'exp_avg'" if dist.get_rank() == 1 else "another rank has refused"
+        with pytest.raises(RuntimeError, match=words):
+            optimizer.step()
+        assert all(torch.equal(p.to_local(), b) for p, b in zip(model.parameters(), before, strict=True))
+        assert {float(s["step"]) for s in optimizer.state.values()} == {2.0}
+        state["exp_avg"] = kept
+        train(model, optimizer, steps=range(2, 4))
+        assert worst(model.parameters(), expected) <= LIMIT
+
+
+@on_ranks(2)
+def where_nothing_is_sharded_a_process_group_changes_nothing():
+    """A parameter may be replaced by one of another shape, and nothing is gathered twice."""
+    model = nn.Linear(4, 3, bias=False)
+    optimizer = aida.Aida(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+    (found,) = optimizer._layers._found.values()
+    (batch_,) = found.batches
+    model.weight.grad = torch.ones_like(model.weight)
+    optimizer.step()
+    assert next(iter(optimizer._layers._found.values())).batches[0] is batch_
+    grown = nn.Parameter(torch.zeros(5, 4))
+    optimizer.param_groups[0]["params"][0] = grown
+    grown.grad = torch.ones_like(grown)
+    optimizer.step()
+    assert grown.all()
+    flat = nn.Parameter(torch.zeros(7))  # what DeepSpeed swaps in
+    optimizer.param_groups[0]["params"][0] = flat
+    flat.grad = torch.ones_like(flat)
+    with pytest.raises(RuntimeError, match="statistics of whole layers are lost"):
+        optimizer.step()
+
+
+@on_ranks(2, 3)
+def released_layers_that_ranks_reach_in_another_order_or_not_at_all():
+    """Stochastic depth: as one process that averages what ranks reach, zeros for the others, bit for bit."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    layers = nn.ModuleList([nn.Linear(4, 4, bias=i % 2 == 0) for i in range(5)])
+    for p in layers.parameters():
+        dist.broadcast(p.data, 0)
+    twin = copy.deepcopy(layers)
+    optimizer = aida.Aida(layers.parameters(), lr=0.1)
+    plain = aida.Aida(twin.parameters(), lr=0.1)
+
+    def run(model: nn.Module, t: int, of_rank: int) -> torch.Tensor:
+        order = torch.randperm(4, generator=torch.Generator().manual_seed(10 * t + of_rank))[: 2 + t % 2]
+        x = batch(t, features=4)[of_rank::world]
+        for i in order.tolist():  # the last layer is reached by no rank
+            x = torch.tanh(model[i](x))
+        return x.square().mean()
+
+    with aida.release_gradients(optimizer, layers, process_group=dist.group.WORLD):
+        for t in range(6):
+            optimizer.zero_grad()
+            run(layers, t, rank).backward()
+            assert equal_on_ranks(layers.parameters())
+            plain.zero_grad()
+            of_ranks = []
+            for other in range(world):
+                run(twin, t, other).backward()
+                of_ranks.append([p.grad for p in twin.parameters()])
+                plain.zero_grad()
+            for p, *grads in zip(twin.parameters(), *of_ranks, strict=True):
+                if any(g is not None for g in grads):
+                    p.grad = sum(g for g in grads if g is not None) / world
+            plain.step()
+    assert worst(layers.parameters(), twin.parameters()) <= LIMIT
+    counts = [[float(o.state[p]["step"]) if p in o.state else 0 for p in m.parameters()]
+              for o, m in ((optimizer, layers), (plain, twin))]  # fmt: skip
+    assert counts[0] == counts[1]
+    assert counts[0][-1] == 0
+    assert whole(layers[4].weight).equal(twin[4].weight)
