@@ -184,10 +184,10 @@ def check_whole(
         flat = new is not None and len(new) == 1 and new not in built_with
         if flat and (fewer or (old is not None and len(old) > 1)):
             raise RuntimeError(
-                f"the optimizer was built with {len(built_with)} parameters in a group and now finds "
-                f"{len(now)}, one of shape {old} now flat, {new}: statistics of whole layers are lost. If the "
-                "model was sharded after the optimizer was built, build the optimizer afterwards; engines that "
-                "swap in flat partitions (DeepSpeed ZeRO) cannot be used: shard with "
+                f"the optimizer was built with {len(built_with)} parameters in a group and finds {len(now)}, "
+                f"one of shape {old} now flat, {new}: statistics of whole layers are lost. If the model was "
+                "sharded after the optimizer was built, build the optimizer afterwards; engines that swap in "
+                "flat partitions (DeepSpeed ZeRO) cannot be used: shard with "
                 "torch.distributed.fsdp.fully_shard"
             )
     for p in params:
