@@ -29,7 +29,7 @@ def residual_square(alpha, beta, gg, gm, dd):
     """
     k = beta - alpha
     terms = ((beta * beta, dd), (2 * beta * k, gm - gg), (k * k, gg))
-    total = sum(factor * x for factor, x in terms if not _is_zero(factor))
+    total = sum([factor * x for factor, x in terms if not _is_zero(factor)] or [k * k * gg])
     return (total + abs(total)) / 2
 
 
@@ -42,7 +42,7 @@ def sums_needed(constant, pooled):
     if constant is None:
         return ("gg", "gm", "mm", "dd") if pooled else ("gg", "gm", "mm")
     alpha, beta = constant  # the terms of residual_square
-    needs = {"gg": alpha != beta, "gm": alpha != beta and beta != 0, "dd": beta != 0}
+    needs = {"gg": alpha != beta or beta == 0, "gm": alpha != beta and beta != 0, "dd": beta != 0}
     return tuple(name for name, needed in needs.items() if needed) if pooled else ()
 
 

@@ -14,6 +14,7 @@ from members import OWN
 
 MAGNITUDES = (1e18, 4e18, 1e20, 1e30, 1e38)
 LR = 1e-3
+SHAPES: tuple[tuple[int, ...], ...] = ((7, 9), (3,), ())
 CASES: list[tuple[type, dict[str, Any]]] = [(c, own) for c, settings in OWN.items() for own in settings]
 CASES += [(aida.Aida, {"K": 8}), (aida.LAida, {"K": 8})]
 FEW: list[tuple[type, dict[str, Any]]] = [(c, settings[-1]) for c, settings in OWN.items()]
@@ -35,7 +36,7 @@ def gradient(p: Tensor, t: int) -> Tensor:
 
 
 def parameters(dtype: torch.dtype, device: str = "cpu") -> list[Parameter]:
-    return [Parameter(torch.ones(shape, dtype=dtype, device=device)) for shape in ((7, 9), (3,), ())]
+    return [Parameter(torch.ones(shape, dtype=dtype, device=device)) for shape in SHAPES]
 
 
 def exploded(

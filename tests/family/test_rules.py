@@ -177,6 +177,34 @@ def test_eps_added_at_every_step_is_the_floor(b2):
 COEFFICIENTS = [family.BELIEF, family.GRADIENT, (0.5, 0.5), (0.9, 0.2), (-0.3, 0.8), (0.0, 0.0)]
 
 
+@pytest.mark.parametrize("constant", [*COEFFICIENTS, (1, 0), (0, 1), (2, 2), (0, 0)])
+def test_the_sums_that_a_constant_asks_for_suffice(constant):
+    """Sums that are not asked for may be anything: here nan."""
+    every = dict(gg=2.0, gm=3.0, dd=5.0)
+    asked = {name: x if name in family.sums_needed(constant, True) else math.nan for name, x in every.items()}
+    assert family.residual_square(*constant, **asked) == family.residual_square(*constant, **every)
+    assert family.sums_needed(constant, False) == ()
+
+
+@pytest.mark.parametrize("rule", [(1, 0), (0.5, 0.25), (0, 1), (0, 0)])
+@pytest.mark.parametrize("layerwise", ["pre", "post"])
+@pytest.mark.parametrize("arguments", [{"foreach": False}, {"foreach": True}, {}], ids=str)
+def test_a_member_with_a_constant_of_its_own(rule, layerwise, arguments):
+    """Its moments are those of the rule's formula."""
+    own = type("Own", (aida.LAdam,), {"rule": rule})
+    shared = dict(layerwise=layerwise, **arguments)
+    optimizer = own(parameters([(6, 3)], dtype=F64), **shared)
+    m, v = torch.zeros(6, 3, dtype=F64), 0.0
+    for t in range(3):
+        train(optimizer, [t])
+        (p,) = optimizer.param_groups[0]["params"]
+        m = 0.9 * m + 0.1 * p.grad
+        square = (rule[1] * m - rule[0] * p.grad) ** 2
+        v = 0.999 * v + 0.001 * (square.mean() if layerwise == "pre" else square)
+    state = optimizer.state[p]
+    torch.testing.assert_close(state["exp_avg_var"], v, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize(("alpha", "beta"), COEFFICIENTS)
 @pytest.mark.parametrize("distance", [1.0, 1e-2, 1e-4, 1e-6, 0.0])
 def test_residual_square_is_the_direct_sum(alpha, beta, distance):

@@ -212,3 +212,48 @@ def test_a_step_needs_little_memory(cls, foreach):
         assert most <= (3 * count * layer if foreach else 12 * layer)
         least.append(most)
     assert foreach or least[1] - least[0] < layer
+
+
+class Scaled(torch.Tensor):
+    """Whole numbers times a scale, as quantised weights are kept: no memory of its own, no lists of it."""
+
+    @staticmethod
+    def __new__(cls, numbers, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=torch.float32)
+
+    def __init__(self, numbers, scale):
+        self.numbers, self.scale = numbers, scale
+
+    def whole(self):
+        return self.numbers.float() * self.scale
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("detach", "alias"):
+            return cls(args[0].numbers, args[0].scale)
+        if name == "copy_" and isinstance(args[0], cls):
+            args[0].numbers.copy_((args[1] / args[0].scale).round())
+            return args[0]
+        if name.startswith("_foreach"):
+            raise NotImplementedError(name)
+        args, kwargs = torch.utils._pytree.tree_map_only(cls, cls.whole, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("cls", MEMBERS)
+def test_a_tensor_subclass_is_stepped_by_default(cls):
+    """As its plain twin is, to half a unit of its scale a step; foreach has no operations for it."""
+    numbers = torch.arange(-6, 6, dtype=torch.int32).view(4, 3)
+    p, q = torch.nn.Parameter(Scaled(numbers.clone(), 2**-6)), torch.nn.Parameter(numbers.float() * 2**-6)
+    ours, plain = cls([p], lr=0.1), cls([q], lr=0.1, foreach=False)
+    for _ in range(3):
+        p.grad, q.grad = torch.ones(4, 3), torch.ones(4, 3)
+        ours.step()
+        plain.step()
+    assert (p.detach().whole() - q.detach()).abs().max() <= 3 * 2**-7
+    assert (q.detach() - numbers * 2**-6).abs().min() > 0.1  # six times the limit
+    with pytest.raises(NotImplementedError, match="_foreach"):
+        cls([p], foreach=True).step()

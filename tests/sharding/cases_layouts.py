@@ -111,6 +111,29 @@ def five_placements_on_a_mesh_of_two_by_two():
             assert worst(found, expected) <= LIMIT, (cls, name, worst(found, expected))
 
 
+@on_ranks(2)
+def elements_that_never_moved_are_left_out_of_post_on_every_rank():
+    """All, or all but one row, of one rank's shard are zero; and a layer without any gradient but zero."""
+    mesh = init_device_mesh("cpu", (2,))
+    for used in (range(1), range(4), range(3, 4), range(8), range(0)):
+        for backend in backends():
+            plain = torch.nn.Parameter(torch.ones(8, 3))
+            piece = torch.nn.Parameter(distribute_tensor(torch.ones(8, 3), mesh, (Shard(0),)))
+            options = dict(layerwise="post", lr=1e-3, weight_decay=0.1, decoupled_weight_decay=True)
+            ours, one = (
+                aida.LAida([piece], **options, **backend),
+                aida.LAida([plain], **options, foreach=False),
+            )
+            for t in range(3):
+                set_gradients([plain], t)
+                plain.grad[[row for row in range(8) if row not in used]] = 0
+                piece.grad = distribute_tensor(plain.grad, mesh, (Shard(0),))
+                ours.step()
+                one.step()
+            assert worst([piece], [plain]) <= LIMIT, (used, backend)
+            assert (plain.detach() - 1).abs().max() < 0.02, "a mean over all elements moves 0.1"
+
+
 @on_ranks(4)
 def raw_sums_are_those_of_whole_tensors():
     """Parameters alone would not tell: the coefficients stay if all sums of a layer are scaled together."""

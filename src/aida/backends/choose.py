@@ -33,7 +33,12 @@ def choose(
         raise RuntimeError(
             f"fused=True cannot be had: {why}; or leave fused=None, which takes the fastest backend there is"
         )
-    return cast(Backend, foreach)
+    # A tensor subclass may have no operations on lists; asking its type under torch.compile breaks the graph.
+    return cast(Backend, foreach if torch.compiler.is_compiling() or not _subclass(params) else eager)
+
+
+def _subclass(params: list[Tensor]) -> type | None:
+    return next(iter({*map(type, params)} - {Tensor, torch.nn.Parameter}), None)
 
 
 def _reason_against_fused(params: list[Tensor]) -> str | None:
@@ -43,6 +48,6 @@ def _reason_against_fused(params: list[Tensor]) -> str | None:
     device = params[0].device.type
     if device not in FUSED:
         return f"there is no fused backend for {device}; use foreach=True"
-    if strange := {*map(type, params)} - {Tensor, torch.nn.Parameter}:
-        return f"a {strange.pop().__name__} may have no memory of its own; use foreach=True"
+    if subclass := _subclass(params):
+        return f"a {subclass.__name__} may have no memory of its own; use foreach=False"
     return FUSED[device][1](params[0])

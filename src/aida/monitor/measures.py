@@ -26,6 +26,11 @@ def mean(s: Sums) -> float:
     return float(np.float64(s["u"]) / s["n"]) if s["n"] else nan
 
 
+def pooled_mean(s: Sums) -> float:
+    """The mean over elements with v != 0, which is every element's stepsize; where v is 0 all u are equal."""
+    return float(np.float64(s["u_moved"]) / s["moved"]) if s["moved"] else mean(s)
+
+
 @quiet
 def std(s: Sums) -> float:
     """Population standard deviation, from the pieces' own and their means'.
@@ -98,7 +103,7 @@ def stepsizes(s: Sums, counts: np.ndarray, top: float, cap: float | None, pooled
 
     Elements that are not numbers have no place among the others: then there are no percentiles.
     """
-    average = mean(s)
+    average = pooled_mean(s) if pooled else mean(s)
     low = top - len(counts) / PER_OCTAVE
     if pooled:  # of pieces of a layer that share one stepsize, each has its own share of it alone
         counts = np.zeros_like(counts)
@@ -129,7 +134,7 @@ def directions(s: Sums, rule: Any, has_g: bool, has_m: bool, pooled: bool, decay
     gg, gm, mm, dd, pp, updates = (np.float64(s[key]) for key in ("gg", "gm", "mm", "dd", "pp", "updates"))
     both = has_g and has_m
     if pooled:
-        step = np.float64(s["step_size"]) * mean(s)
+        step = np.float64(s["step_size"]) * pooled_mean(s)
         c, updates = decay * step, step * step * mm
         gg, gm, dd = gg + 2 * c * gm + c * c * mm, gm + c * mm, dd - 2 * c * (mm - gm) + c * c * mm
     return {

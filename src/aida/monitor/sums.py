@@ -16,9 +16,10 @@ from torch.nn import Parameter
 from .definitions import Definition, on_host
 from .record import AT_CAP, PER_OCTAVE
 
-SUMS: tuple[str, ...] = ("n", "u", "within", "means", "capped", "gg", "gm", "mm", "dd", "pp", "updates")
+SUMS: tuple[str, ...] = ("n", "u", "within", "means", "capped", "gg", "gm", "mm", "dd", "pp", "updates",
+                         "moved", "u_moved")  # fmt: skip
 """Of a piece: elements n, sum of u, sum of (u - mean)^2, n*mean^2, elements at the cap; <g,g>, <g,m>, <m,m>,
-<m-g,m-g>, <p,p>, |update|^2."""
+<m-g,m-g>, <p,p>, |update|^2; where u is pooled, the number and sum of u of elements with v != 0."""
 EXTREMES: tuple[str, ...] = ("-min", "max", "step_size", "step")
 """What is the largest of the pieces' own, or the same for all."""
 OCTAVES = 48
@@ -36,7 +37,7 @@ def sums_dtype(device: torch.device) -> torch.dtype:
 
 @torch.no_grad()
 def layer_sums(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tensor]:
-    """(SUMS and the histogram, [11 + BINS]; EXTREMES, [4]) of a layer after its step, both on its device.
+    """(SUMS and the histogram, [len(SUMS) + BINS]; EXTREMES, [4]) of a layer after its step, on its device.
 
     No temporary is larger than a piece, and nothing waits for the device. Sums that need a g or an m that is
     not there are zero. Stepsizes may be close to each other, so their first is taken off before squaring.
@@ -58,6 +59,8 @@ def layer_sums(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tens
         off = u - first
         capped = zero if d.cap is None else torch.count_nonzero(short >= AT_CAP * d.cap)
         products = _products(p_.to(dtype), g_, m, u, buffer, d)
+        moved = v_ != 0 if d.pooled and v_ is not None else torch.zeros_like(u)
+        products += [moved.sum(dtype=dtype), _dot(moved.to(dtype), u)]
         total[:-BINS] += torch.stack([zero + u.numel(), off.sum(), _dot(off, off), capped, *products])
         total[-BINS:] += _histogram(short, d.cap)
         smallest, largest = short.aminmax()
