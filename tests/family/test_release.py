@@ -1,17 +1,23 @@
 """Gradient release: the same parameters as optimizer.step(), without the gradients' memory."""
 
 import copy
+import gc
 import os
 import subprocess
 import sys
 import warnings
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.utils.checkpoint import checkpoint
 
 import aida
 import members
+from aida.optimizers import release
+from aida.optimizers.release import FreedGradient
 
 
 def model():
@@ -156,3 +162,163 @@ def test_peak_memory_is_less_by_almost_all_gradients():
         peak[way] = int(done.stdout)
     # Measured: 93 MiB.
     assert peak["step"] - peak["release"] > 0.75 * 24 * 4 * 2**20
+
+
+def test_models_are_let_go_of():
+    """Hooks are kept by torch, out of the garbage collector's sight: they must not hold the model."""
+    net = model()
+    optimizer = aida.Aida(net.parameters())
+    aida.release_gradients(optimizer, net)
+    backward(net, 0)
+    gone = [weakref.ref(x) for x in (optimizer, net, net[0].weight)]
+    del net, optimizer
+    gc.collect()
+    assert [x() for x in gone] == [None] * 3
+
+
+def test_an_optimizer_that_is_gone_trains_nothing_more():
+    net = model()
+    aida.release_gradients(aida.Aida(net.parameters()), net)
+    gc.collect()
+    backward(net, 0)
+    assert all(p.grad is not None and not isinstance(p.grad, FreedGradient) for p in net.parameters())
+
+
+def test_a_second_call_is_the_first(released):
+    net, optimizer = released
+    handle = aida.release_gradients(optimizer, net)
+    assert handle is aida.release_gradients(optimizer, net)
+    backward(net, 0)
+    assert {float(of_p["step"]) for of_p in optimizer.state.values()} == {1.0}
+
+
+def test_what_is_unfrozen_or_added_later_is_trained():
+    nets = model(), model()
+    optimizers = [aida.Aida(net[2:].parameters(), lr=1e-2) for net in nets]
+    for net in nets:
+        net[0].requires_grad_(False)
+        net[2].weight.requires_grad_(False)
+    aida.release_gradients(optimizers[0], nets[0])
+    for t in range(6):
+        for i, (net, optimizer) in enumerate(zip(nets, optimizers, strict=True)):
+            if t == 2:
+                net[2].weight.requires_grad_(True)
+            if t == 4:
+                net[0].requires_grad_(True)
+                optimizer.add_param_group({"params": [*net[0].parameters()]})
+            optimizer.zero_grad()
+            backward(net, t)
+            if i:
+                optimizer.step()
+    members.assert_bitwise(members.snapshot(optimizers[0]), members.snapshot(optimizers[1]))
+
+
+def test_step_hooks_are_refused():
+    net = model()
+    optimizer = aida.Aida(net.parameters())
+    optimizer.register_step_post_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="step hooks, which are never called"):
+        aida.release_gradients(optimizer, net)
+
+
+def test_a_state_dict_before_the_first_backward_and_after_the_end():
+    """Checkpoint tools step with zero gradients to make the state: that makes what is missing, and no more."""
+    net = model()
+    optimizer = aida.Aida(net.parameters(), lr=1e-2)
+    with aida.release_gradients(optimizer, net):
+        saved = get_optimizer_state_dict(net, optimizer)
+        set_optimizer_state_dict(net, optimizer, saved)
+        assert {float(of_p["step"]) for of_p in optimizer.state.values()} == {0.0}
+        backward(net, 0)
+    optimizer.zero_grad()
+    get_optimizer_state_dict(net, optimizer)
+    assert {float(of_p["step"]) for of_p in optimizer.state.values()} == {1.0}
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_and_tied_weights(reentrant):
+    def run(net, t):
+        generator = torch.Generator().manual_seed(t)
+        x = torch.randn(4, 6, generator=generator, requires_grad=True)
+        x = checkpoint(net[:2], x, use_reentrant=reentrant)
+        x = checkpoint(net[2:4], x, use_reentrant=reentrant)
+        torch.nn.functional.linear(net[4](x), net[4].weight.t()).square().mean().backward()
+
+    nets = model(), model()
+    one, other = (aida.Aida(net.parameters(), lr=1e-2) for net in nets)
+    aida.release_gradients(one, nets[0])
+    for t in range(3):
+        one.zero_grad()
+        run(nets[0], t)
+        other.zero_grad()
+        run(nets[1], t)
+        other.step()
+    members.assert_bitwise(members.snapshot(one), members.snapshot(other))
+
+
+def test_many_small_layers_share_steps_and_large_ones_do_not_wait(monkeypatch):
+    monkeypatch.setattr(release, "WAITING_BYTES", 4 * 49)  # of the middle layer's weight
+    nets = model(), model()
+    one, other = (aida.Aida(net.parameters(), lr=1e-2) for net in nets)
+    steps = []
+    step_layers = one.step_layers
+    monkeypatch.setattr(one, "step_layers", lambda some: steps.append(len(some)) or step_layers(some))
+    aida.release_gradients(one, nets[0])
+    backward(nets[0], 0)
+    backward(nets[1], 0)
+    other.step()
+    assert steps[0] < 6
+    assert sum(steps) == 6
+    members.assert_bitwise(members.snapshot(one), members.snapshot(other))
+
+
+def test_a_backward_that_fails_leaves_the_next_one_whole():
+    net, twin = model(), model()
+    one, other = (aida.Aida(n.parameters(), lr=1e-2) for n in (net, twin))
+    aida.release_gradients(one, net)
+    hook = net[2].weight.register_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        backward(net, 0)
+    hook.remove()
+    one.zero_grad()
+    backward(net, 1)
+    backward(twin, 1)
+    other.step()
+    members.assert_bitwise(members.snapshot(one), members.snapshot(other))
+
+
+def test_every_operation_on_a_freed_gradient_works_or_raises():
+    """In a process of its own, which must not end by a signal."""
+    done = subprocess.run([sys.executable, "-c", WALK], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "survived"), done.stderr[-500:]
+
+
+WALK = """
+import sys, torch, aida
+net = torch.nn.Linear(3, 3)
+optimizer = aida.Aida(net.parameters())
+aida.release_gradients(optimizer, net)
+net(torch.ones(2, 3)).sum().backward()
+grad = net.weight.grad
+for name in sorted(dir(torch.Tensor)):
+    try:
+        of_grad = getattr(grad, name)
+    except Exception:
+        continue
+    if not callable(of_grad) or name == "__class__":
+        continue
+    for arguments in ((), (1,), (grad,), (torch.ones(3, 3),)):
+        try:
+            of_grad(*arguments)
+        except Exception:
+            pass
+net.weight.grad = grad
+for act in (net.share_memory, lambda: torch.save(grad, "/dev/null"), lambda: grad + 1, lambda: grad.tolist()):
+    try:
+        act()
+    except RuntimeError as error:
+        assert "this gradient is gone" in str(error), error
+    else:
+        raise SystemExit("did not raise")
+print("survived")
+"""

@@ -82,7 +82,8 @@ class GradientRelease:
     def __init__(self, optimizer: Layerwise, process_group: Any) -> None:
         self.process_group = process_group
         self._optimizer = weakref.ref(optimizer)
-        self._waiting: list[tuple[int, int, Tensor]] = []  # small layers whose gradient is ready
+        # Layers whose gradient is ready, by their places: a backward that failed may have left some.
+        self._waiting: dict[int, tuple[int, int, Tensor]] = {}
         self._waiting_bytes = 0
         self._task: int | None = None  # the backward whose end is waited for
         self._hooks: dict[int, Any] = {}  # by the parameter's place in the optimizer
@@ -129,7 +130,7 @@ class GradientRelease:
 
     def collect(self, p: Tensor, group_index: int, number: int) -> None:
         """Step a large layer, and small ones together: a step of its own costs each more than its kernel."""
-        self._waiting.append((group_index, number, p))
+        self._waiting[number] = group_index, number, p
         self._waiting_bytes += p.numel() * p.element_size()
         if self._waiting_bytes >= WAITING_BYTES:
             self._step_waiting()
@@ -143,8 +144,7 @@ class GradientRelease:
 
     @torch.no_grad()
     def _step_waiting(self) -> None:
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        # One whose backward failed may have lost its gradient to zero_grad().
+        waiting, self._waiting, self._waiting_bytes = [*self._waiting.values()], {}, 0
         waiting = [layer for layer in waiting if not isinstance(layer[2].grad, FreedGradient | None)]
         if not waiting:
             return
