@@ -75,8 +75,8 @@ def measure(
 
     for _ in range(3):
         step()
-    recorder = StepsizeMonitor(optimizer, model, every=1, to=[Memory()])
-    idle = StepsizeMonitor(optimizer, model, every=10**9, to=[Memory()])
+    recorder = StepsizeMonitor(optimizer, model, every=1, sinks="memory")
+    idle = StepsizeMonitor(optimizer, model, every=10**9, sinks="memory")
     for monitor in (recorder, idle):  # their hooks are called here, so as to be timed apart from the step
         for hook in monitor._hooks:
             hook.remove()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 from itertools import combinations, pairwise
-from math import isnan, log2, nan, sqrt
+from math import inf, isnan, log2, nan, sqrt
 from statistics import fmean, median, pstdev
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import LogNorm, to_hex, to_rgb
 
 import aida.monitor
-from aida.monitor import plots
-from aida.monitor.plots.series import coarser, fitting, spaced
+from aida.monitor import StepsizeMonitor, plots
+from aida.monitor.plots.series import coarser, fitting, named, spaced
 from aida.monitor.plots.style import CAP_LINE, DASHES, IN_LEGEND, PALETTE, depth_colours, run_styles
 from aida.monitor.record import histogram_edges
 from monitor.rows import run
@@ -350,3 +351,74 @@ def test_nothing_but_drawing_needs_matplotlib(monkeypatch):
     assert [layer.number for layer in fresh.layers(ROWS)] == [1, 2, 3]
     with pytest.raises(ImportError):
         fresh.stepsizes(ROWS)
+
+
+DRAW = {
+    "stepsizes": plots.stepsizes,
+    "spread": plots.spread,
+    "ridges": plots.ridges,
+    "heat map": plots.heat_map,
+    "cos": lambda rows: plots.by_layer(rows, "cos"),
+    "norm": lambda rows: plots.by_layer(rows, "g_norm"),
+}
+
+
+@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
+@pytest.mark.parametrize("bad", [nan, inf, 0.0])
+@pytest.mark.parametrize("spread", [True, False])
+def test_numbers_that_are_none_are_left_out_or_missing(draw, bad, spread):
+    """Of one layer, one time, one run of two, and all: a picture of the rest, or one sentence."""
+    drawn = []
+    for choose in (
+        lambda row: row.get("layer") == 2,
+        lambda row: row["epoch"] == 2,
+        lambda row: row["kind"] == "spread",
+        lambda row: True,
+    ):
+        rows = [dict(row) for row in run(3, (1, 2, 3), spread=spread)]
+        for row in filter(choose, rows):
+            row |= {key: bad for key, x in row.items() if isinstance(x, float)}
+            if "histogram" in row:
+                row["histogram"] = {"low": 0.0, "per_octave": 64, "counts": []}
+        for runs in (rows, {"sick": rows, "well": list(run(3, (1, 2, 3)))}):
+            try:
+                figure = draw(runs)
+            except plots.Missing:
+                continue
+            if runs is rows:  # what only drawing finds
+                figure.canvas.draw()
+            drawn.append(figure)
+    assert len(drawn) >= 7, "the well run alone is enough for a picture"
+
+
+def test_an_all_nan_layer_is_drawn_as_not_measured():
+    """From the optimizer to the picture."""
+    params = [torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4))]
+    optimizer = aida.AdaBelief(params)
+    with StepsizeMonitor(optimizer, every=1) as monitor:
+        for size in (torch.nan, 1.0):
+            for p, g in zip(params, (size, 1.0), strict=True):
+                p.grad = torch.full_like(p, g)
+            optimizer.step()
+    sick, well = plots.layers(named(monitor.rows)[""], "step")
+    assert np.isnan(sick.values("p50")).all()
+    assert np.isfinite(well.values("p50")).all()
+    with pytest.raises(plots.Missing, match="no row has 'mean'"):
+        plots.spread(monitor.rows)
+    for draw in (plots.stepsizes, plots.heat_map, plots.ridges):
+        draw(monitor.rows).canvas.draw()
+
+
+def test_runs_of_one_list_are_kept_apart_and_a_resumed_one_goes_on():
+    def of(name, times, **more):
+        return [{**row, "run": name, **more} for row in run(2, times, time="step", spread=True)]
+
+    rows = [*of("a", (10, 20, 30)), *of("b", (10, 20)), *of("a", (20, 40))]
+    found = named(rows)
+    assert list(found) == ["a", "b"]
+    assert [layer.time for layer in plots.layers(found["a"], "step")] == [[10, 20, 40]] * 2
+    assert all(len(cell) == 1 for layer in plots.layers(found["a"], "step") for cell in layer.rows)
+    assert list(named({"x": rows, "y": of("c", (10,))})) == ["x a", "x b", "y"]
+    assert [len(axes.lines) for axes in plots.by_layer(rows, "cos").axes] == [2, 2]
+    gan = [*of("c", (10,), optimizer="Aida 0"), *of("d", (10,), optimizer="Adam 1")]
+    assert list(named(gan)) == ["Aida 0", "Adam 1"]

@@ -11,6 +11,7 @@ from math import inf, isfinite, log2, nan
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import family
 from .record import AT_CAP, PER_OCTAVE, Row
@@ -75,7 +76,7 @@ def residual(rule: Any, gg: float, gm: float, mm: float, dd: float) -> float | N
     if rule is None or not mm:
         return None
     of_layer = [np.array([x], np.float64) for x in (gg, gm, mm, dd)]
-    pair: Any = rule(*of_layer[:3]) if callable(rule) else rule
+    pair = _pair(rule, *of_layer[:3]) if callable(rule) else rule
     alpha, beta = (np.asarray(x, np.float64) for x in pair)
     gg_, gm_, mm_, dd_ = of_layer
     return _root((family.residual_square(alpha, beta, gg_, gm_, dd_) / mm_).item())
@@ -145,6 +146,14 @@ def directions(s: Sums, rule: Any, has_g: bool, has_m: bool, pooled: bool, decay
         "residual": residual(rule, gg, gm, mm, dd) if both else None,
         "update_ratio": update_ratio(updates, pp) if has_g or has_m else None,
     }
+
+
+def _pair(rule: Any, *sums: np.ndarray) -> Any:
+    """What a rule gives of arrays, as the CPU kernel has them, or of tensors, as other backends have."""
+    try:
+        return rule(*sums)
+    except (TypeError, AttributeError):
+        return rule(*map(torch.from_numpy, sums))
 
 
 def _root(x: Any) -> float:

@@ -1,0 +1,407 @@
+"""Nothing that goes wrong in a monitor reaches the training: kinds of harm, moments of time, optimizers."""
+
+import ast
+import warnings
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+import aida
+from aida.monitor import DEFINITIONS, Memory, StepsizeMonitor, layer_stepsizes, watch
+from aida.monitor.sums import BINS, counted
+from members import assert_bitwise, parameters, set_gradients, snapshot, train
+
+STEPS = 4
+OPTIMIZERS = {
+    "Aida": aida.Aida,
+    "LAdam": aida.LAdam,
+    "post": lambda params: aida.LAida(params, layerwise="post", weight_decay=0.1),
+    "Adam": lambda params: torch.optim.Adam(params, amsgrad=True),
+    "RMSprop": lambda params: torch.optim.RMSprop(params, momentum=0.9, centered=True),
+}
+
+
+@contextmanager
+def data(optimizer, change):
+    """The first parameter has other data while the record is taken."""
+    p = optimizer.param_groups[0]["params"][0]
+    kept = p.data
+    p.data = change(kept)
+    yield
+    p.data = kept
+
+
+@contextmanager
+def state(optimizer, change):
+    """Every state is another while the record is taken."""
+    kept = dict(optimizer.state)
+    for p, of_p in kept.items():
+        optimizer.state[p] = change(dict(of_p))
+    yield
+    optimizer.state.update(kept)
+
+
+@contextmanager
+def group(optimizer, **values):
+    groups = optimizer.param_groups
+    kept = [dict(each) for each in groups]
+    for each in groups:
+        each.update(values)
+    yield
+    for each, old in zip(groups, kept, strict=True):
+        each.update(old)
+
+
+@contextmanager
+def no_memory(optimizer):
+    p = optimizer.param_groups[0]["params"][0]
+    storage, kept = p.untyped_storage(), p.detach().clone()
+    size = storage.nbytes()
+    storage.resize_(0)
+    yield
+    storage.resize_(size)
+    p.data.copy_(kept)
+
+
+@contextmanager
+def sparse(optimizer):
+    p = optimizer.param_groups[0]["params"][0]
+    kept, p.grad = p.grad, torch.zeros_like(p).to_sparse()
+    yield
+    p.grad = kept
+
+
+@contextmanager
+def setting(put, value, get):
+    kept = get()
+    put(value)
+    yield
+    put(kept)
+
+
+@contextmanager
+def broken_definition(optimizer):
+    names = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__]
+    name = next(name for name in names if name in DEFINITIONS)
+    kept = DEFINITIONS[name]
+    DEFINITIONS[name] = lambda o, group, state: {}["no such key"]
+    yield
+    DEFINITIONS[name] = kept
+
+
+def meta(of_p):
+    return {k: x.to("meta") if isinstance(x, torch.Tensor) and x.ndim else x for k, x in of_p.items()}
+
+
+def flag(name):
+    monitor_select = {"raises": lambda name, p: 1 / 0, "lazy": lambda name, p: p.no_such_thing}
+    return lambda optimizer: setting(
+        SWITCH.update, {"select": monitor_select[name]}, lambda: {"select": None}
+    )
+
+
+SWITCH = {"select": None, "sink": None}
+
+
+def fails(rows):
+    raise OSError(28, "No space left on device")
+
+
+def spoils(rows):
+    for row in rows:
+        row.clear()
+
+
+WHILE_RECORDED = {
+    "nothing": lambda o: nullcontext(),
+    "shape": lambda o: data(o, lambda x: x.flatten()[:3]),
+    "empty": lambda o: data(o, lambda x: x.new_empty(0)),
+    "float64": lambda o: data(o, lambda x: x.double()),
+    "bfloat16": lambda o: data(o, lambda x: x.bfloat16()),
+    "complex": lambda o: data(o, lambda x: x.to(torch.complex64)),
+    "no memory": no_memory,
+    "meta state": lambda o: state(o, meta),
+    "no state": lambda o: state(o, lambda of_p: {}),
+    "state without v": lambda o: state(o, lambda of_p: {"step": of_p["step"]}),
+    "state of others": lambda o: state(o, lambda of_p: {"old_p": 1}),
+    "step nan": lambda o: state(o, lambda of_p: of_p | {"step": torch.tensor(torch.nan)}),
+    "step inf": lambda o: state(o, lambda of_p: of_p | {"step": torch.inf}),
+    "betas 1": lambda o: group(o, betas=(1.0, 1.0)),
+    "no betas": lambda o: group(o, betas=None),
+    "eps 0": lambda o: group(o, eps=0.0),
+    "lr text": lambda o: group(o, lr="1e-3"),
+    "sparse gradient": sparse,
+    "numpy raises": lambda o: setting(
+        lambda x: np.seterr(**x), dict.fromkeys(np.geterr(), "raise"), np.geterr
+    ),
+    "meta by default": lambda o: setting(torch.set_default_device, "meta", torch.get_default_device),
+    "float64 by default": lambda o: setting(
+        torch.set_default_dtype, torch.float64, torch.get_default_dtype
+    ),
+    "deterministic": lambda o: setting(
+        torch.use_deterministic_algorithms, True, torch.are_deterministic_algorithms_enabled
+    ),
+    "definition raises": broken_definition,
+    "select raises": flag("raises"),
+    "select misses": flag("lazy"),
+    "sink raises": lambda o: setting(SWITCH.update, {"sink": fails}, lambda: {"sink": None}),
+    "sink spoils": lambda o: setting(SWITCH.update, {"sink": spoils}, lambda: {"sink": None}),
+}  # fmt: skip
+GRADIENTS = {"1e30": 1e30, "1e-30": 1e-30, "inf": torch.inf, "nan": torch.nan, "none": None}
+
+
+class Switched:
+    def write(self, rows):
+        if SWITCH["sink"]:
+            SWITCH["sink"](rows)
+
+
+def trained(make, harms, watched):
+    """(what training left, the rows, the warnings) with the harm of each moment, and none in the others."""
+    optimizer = make(parameters())
+    params = optimizer.param_groups[0]["params"]
+    around = []
+    optimizer.register_step_post_hook(lambda o, a, k: around[-1].__enter__())  # before the monitor's own
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        monitor = None
+        if watched:
+            select = lambda name, p: SWITCH["select"](name, p) if SWITCH["select"] else True  # noqa: E731
+            monitor = StepsizeMonitor(optimizer, every=1, sinks=[Switched(), Memory()], select=select)
+        for t in range(STEPS):
+            kind = harms.get(t, "nothing")
+            if kind == "none":
+                optimizer.zero_grad()
+            else:
+                set_gradients(params, t)
+                for p in params if kind in GRADIENTS else ():
+                    p.grad.fill_(GRADIENTS[kind])
+            around.append(WHILE_RECORDED.get(kind, WHILE_RECORDED["nothing"])(optimizer))
+            optimizer.step()
+            around[-1].__exit__(None, None, None)
+        if monitor:
+            monitor.close()
+    said = [
+        str(w.message) for w in caught if "StepsizeMonitor" in str(w.message) or "record" in str(w.message)
+    ]
+    return snapshot(optimizer), monitor.rows if monitor else [], said
+
+
+def check(make, harms):
+    plain, _, _ = trained(make, harms, watched=False)
+    left, rows, said = trained(make, harms, watched=True)
+    assert_bitwise([torch.nan_to_num(x) for x in left], [torch.nan_to_num(x) for x in plain])
+    assert [x.isnan().sum() for x in left] == [x.isnan().sum() for x in plain]
+    assert len(said) == len(set(said)), said
+    assert len(said) <= 12, said  # once for each layer and kind of error, not at each step
+    if harms.get(STEPS - 1, "nothing") == "nothing":
+        assert len([row for row in rows if row["kind"] == "spread"]) >= 1
+        assert rows[-1]["layers"] == 3
+    return rows, said
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("harm", [*WHILE_RECORDED, *GRADIENTS])
+def test_training_goes_on_bitwise_as_without_a_monitor(harm, make):
+    for moments in ([0], [2], range(STEPS)):
+        check(make, dict.fromkeys(moments, harm))
+
+
+@given(
+    harms=st.dictionaries(st.integers(0, STEPS - 1), st.sampled_from([*WHILE_RECORDED, *GRADIENTS])),
+    make=st.sampled_from(list(OPTIMIZERS.values())),
+)
+@settings(max_examples=150)
+def test_any_harms_at_any_moments(harms, make):
+    check(make, harms)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("shape", "dropped layer 0 from the record of step 3 (ValueError: the parameter has shape (3,)"),
+        ("no memory", "dropped layer 0 from the record of step 3 (ValueError: the memory of its parameter"),
+        ("meta state", "its m (4, 3) on meta: one of them was replaced"),
+        ("select raises", "dropped layer 0 from the record of step 3 (ZeroDivisionError"),
+        ("sink raises", "Switched could not write the record of step 3 (OSError: [Errno 28] No space left"),
+    ],
+)
+def test_what_is_dropped_is_said_and_the_rest_is_recorded(harm, said):
+    rows, warned = check(aida.Aida, {2: harm})
+    assert any(said in each for each in warned), warned
+    assert {row["step"] for row in rows if row["kind"] == "spread"} >= {1, 2, 4}
+    if harm == "shape":
+        assert [row["parameter"] for row in rows if row["step"] == 3 and row["kind"] == "stepsize"] == [
+            "1",
+            "2",
+        ]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("size", [1e30, 1e19, torch.inf, torch.nan, 0.0])
+def test_rows_of_any_gradient_are_numbers_that_say_so(make, size):
+    """Not a number where elements are none, else within what there is."""
+    optimizer = make(parameters(dtype=torch.float64))
+    for p in optimizer.param_groups[0]["params"]:
+        p.grad = torch.full_like(p, size)
+    with np.errstate(all="ignore"):
+        optimizer.step()
+    for row in layer_stepsizes(optimizer):
+        assert all(isinstance(x, int | float | str | dict | None) for x in row.values())
+        percentiles = [row[key] for key in ("p05", "p25", "p50", "p75", "p95")]
+        if np.isnan(row["mean"]):
+            assert np.isnan(percentiles).all()
+            assert row["histogram"]["counts"] == []
+        else:
+            pooled_at_zero = row["mean"] == 0 and row["std"] == 0
+            assert sum(row["histogram"]["counts"]) in {row["numel"], 0 if pooled_at_zero else row["numel"]}
+            assert all(row["min"] <= x <= row["max"] for x in percentiles)
+
+
+def test_elements_that_are_not_numbers_are_in_no_bin():
+    p = nn.Parameter(torch.ones(8))
+    optimizer = aida.AdaBelief([p])
+    p.grad = torch.tensor([1.0, torch.nan] * 4)
+    optimizer.step()
+    (row,) = layer_stepsizes(optimizer)
+    assert sum(row["histogram"]["counts"]) == 4
+    assert np.isnan([row["mean"], row["p05"], row["p95"], row["capped"]]).all()
+
+
+@pytest.mark.parametrize("cls", [aida.Aida, aida.LAdam])
+def test_states_made_before_the_first_step_are_no_record(cls):
+    model = nn.Linear(4, 3)
+    optimizer = cls(model.parameters())
+    with StepsizeMonitor(optimizer, model, every=2) as monitor:
+        get_optimizer_state_dict(model, optimizer)
+        assert layer_stepsizes(optimizer) == monitor.rows == []
+        train(optimizer, range(3))
+    assert [row["step"] for row in monitor.rows if row["kind"] == "spread"] == [1, 2]
+
+
+def test_adagrad_has_a_state_before_its_first_step():
+    optimizer = torch.optim.Adagrad(parameters(), lr_decay=0.1)
+    assert layer_stepsizes(optimizer) == []
+
+
+class Rule(aida.Aida):
+    pass
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        (1, 1),
+        (0.5, 2.0),
+        staticmethod(lambda gg, gm, mm, K, xi: (gg / (gg + mm + xi), 1.0)),
+        staticmethod(lambda gg, gm, mm, K, xi: (gg / gg.mean(), mm / mm.max())),
+        staticmethod(lambda gg, gm, mm, K, xi: (np.where(gm > 0, 1.0, 0.5), np.ones_like(mm))),
+        staticmethod(lambda gg, gm, mm, K, xi: (torch.where(gm > 0, 1.0, 0.5), torch.ones_like(mm))),
+    ],
+)
+def test_a_rule_of_any_form_gives_its_residual(monkeypatch, rule):
+    p = nn.Parameter(torch.ones(3))
+    optimizer = aida.Aida([p])
+    train(optimizer, range(2))
+    optimizer.__class__ = Rule
+    monkeypatch.setattr(Rule, "rule", rule, raising=False)
+    (row,) = layer_stepsizes(optimizer)
+    g, m = p.grad.double(), optimizer.state[p]["exp_avg"].double()
+    sums = [x.sum()[None] for x in (g * g, g * m, m * m)]
+    if not isinstance(rule, tuple):
+        try:
+            pair = rule(*(x.numpy() for x in sums), K=2, xi=1e-20)
+        except (TypeError, AttributeError):
+            pair = rule(*sums, K=2, xi=1e-20)
+        alpha, beta = (torch.as_tensor(x) for x in pair)
+    else:
+        alpha, beta = rule
+    assert row["residual"] == pytest.approx(((beta * m - alpha * g).norm() / m.norm()).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [aida.Aida, torch.optim.Adam])
+def test_a_compiled_step_has_as_many_graphs_as_without_a_monitor(make):
+    counts, steps = [], []
+    for watched in (False, True):
+        torch._dynamo.reset()
+        graphs = []
+        model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+        optimizer = make(model.parameters(), foreach=True)
+        monitor = StepsizeMonitor(optimizer, model, every=1) if watched else None
+        step = torch.compile(
+            optimizer.step, backend=lambda graph, _, found=graphs: found.append(1) or graph.forward
+        )
+        for t in range(3):
+            set_gradients(model.parameters(), t)
+            step()
+        if monitor:
+            monitor.close()
+            steps = [row["step"] for row in monitor.rows if row["kind"] == "spread"]
+        counts.append(len(graphs))
+    assert counts[0] == counts[1] > 0
+    assert steps == [1, 2, 3]
+
+
+class Slow:
+    """A record that reaches the host only when it is waited for, as on a busy GPU."""
+
+    failed, stepped = {}, True
+
+    def __init__(self, log, rows):
+        self.log, self.made = log, rows
+
+    def ready(self):
+        return False
+
+    def rows(self):
+        self.log.append("waited")
+        return self.made
+
+
+def test_a_step_never_waits_for_a_record(monkeypatch):
+    optimizer, log = aida.Aida(parameters()), []
+    collect = watch.collect
+    monkeypatch.setattr(watch, "collect", lambda *a: Slow(log, collect(*a).rows()))
+    monitor = StepsizeMonitor(optimizer, every=1)
+    train(optimizer, range(5))
+    assert log == []
+    monitor.close()
+    assert log == ["waited"] * 5
+    assert [row["step"] for row in monitor.rows if row["kind"] == "spread"] == [1, 2, 3, 4, 5]
+
+
+def test_every_tensor_that_is_made_says_on_which_device():
+    """With torch.set_default_device("cuda") one that does not would be where it cannot be used."""
+    makers = {
+        "arange",
+        "empty",
+        "eye",
+        "full",
+        "linspace",
+        "ones",
+        "rand",
+        "randn",
+        "scalar_tensor",
+        "tensor",
+        "zeros",
+    }
+    found = []
+    for path in Path(watch.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(called := node.func, ast.Attribute):
+                of_torch = isinstance(called.value, ast.Name) and called.value.id == "torch"
+                if of_torch and called.attr in makers and "device" not in {k.arg for k in node.keywords}:
+                    found.append(f"{path.name}:{node.lineno}")
+    assert found == []
+
+
+def test_counting_where_algorithms_have_to_be_deterministic():
+    bins = torch.randint(0, BINS + 1, (5000,), generator=torch.Generator().manual_seed(1)).float()
+    assert counted(bins).tolist() == torch.bincount(bins.int(), minlength=BINS + 1)[:BINS].tolist()
