@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aida_experiments.cli_errors import one_line_errors
-from aida_experiments.errors import UserError, choose
+from aida_experiments.errors import UserError, choose, say
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, fetch and verify them.")
 Names = Annotated[
@@ -62,7 +62,7 @@ def _check(names: Sequence[str]) -> None:
                     f"delete its folder and fetch it again."
                 )
             counted = ", ".join(f"{count:,} {split}" for split, count in found.items())
-            console.print(f"{name}: {counted} {data.unit}", highlight=False, soft_wrap=True)
+            say(console, f"{name}: {counted} {data.unit}")
 
 
 def _size(name: str) -> int:

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from aida_experiments.cli_errors import one_line_errors
-from aida_experiments.errors import UserError, choose
+from aida_experiments.errors import UserError, choose, say
+from aida_experiments.files import expand
 
 EPILOG = (
     "Examples:\n\n"
@@ -57,7 +58,7 @@ def stepsizes(
         if absent := [number for number in chosen if number not in present]:
             raise UserError(f"--layers {absent[0]}: no run has it; the layers' numbers go to {max(present)}.")
         source = split_name(runs[0])[1]
-        folder = out or (Path("stepsizes") if len(runs) > 1 else _beside(source))
+        folder = expand(out) if out else (Path("stepsizes") if len(runs) > 1 else _beside(source))
         drawn = stepsize_report.figures(chosen, mapped)
         paths, left_out = stepsize_report.write_figures(found, folder, drawn, ["png", *["svg"] * svg])
         title = source.resolve().name if len(runs) == 1 else " · ".join(found)
@@ -66,7 +67,7 @@ def stepsizes(
         lines = [f"wrote {path}" for path in paths]
         lines += [f"left out {name}: {reason}" for name, reason in left_out.items()]
         for line in lines:
-            Console().print(line, highlight=False, soft_wrap=True, markup=False)
+            say(Console(), line)
 
 
 def _beside(source: Path) -> Path:

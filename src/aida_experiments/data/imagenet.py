@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aida_experiments.data.fetch import cache_folder
-from aida_experiments.errors import UserError
+from aida_experiments.errors import UserError, warn
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -44,14 +44,32 @@ def load_imagenet() -> tuple[ImageFolder, ImageFolder]:
 
 
 def read_folder(folder: Path) -> ImageFolder:
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    """Every image below a folder of classes; what is hidden (.ipynb_checkpoints) is left out, and said.
+
+    Raises UserError where a class has no image: an empty folder would shift the others' labels.
+    """
+    hidden = [path for path in folder.rglob(".*") if not _hidden(path.parent, folder)]
+    if hidden:
+        warn(f"left out what is hidden in {folder}: {', '.join(_few(hidden, folder))}.")
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and path not in hidden)
     found = [
         (path, label)
         for label, name in enumerate(classes)
         for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in SUFFIXES and not _hidden(path, folder)
     ]
     if not found:
         raise UserError(f"{folder} has no images: put them in a folder for each class.")
     paths, labels = zip(*found, strict=True)
+    if empty := [name for label, name in enumerate(classes) if label not in set(labels)]:
+        raise UserError(f"{folder / empty[0]} has no images: put its class's in, or remove the folder.")
     return ImageFolder(list(paths), torch.tensor(labels), classes)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _few(paths: list[Path], folder: Path) -> list[str]:
+    named = sorted(str(path.relative_to(folder)) for path in paths)
+    return [*named[:5], *([f"and {len(named) - 5} more"] if len(named) > 5 else [])]
