@@ -18,7 +18,7 @@ import os
 import platform
 import random
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
@@ -119,7 +119,10 @@ class Run:
             except (Damaged, KeyError) as error:
                 reasons.append(f"{path} is damaged ({error})")
                 continue
-            _refuse_other(path, config, self.begun, free=())
+            _refuse_other(path, config, self.begun)
+            if config.get("threads") != self.begun.get("threads"):
+                both = f"{config.get('threads')} and {self.begun.get('threads')}"
+                raise UserError(f"{path} and config.json there have threads {both}: one is damaged; {ANEW}.")
             if config.get("epochs") != self.config.get("epochs") and epoch >= config["epochs"]:
                 continue
             if reasons:
@@ -178,13 +181,11 @@ def read_done(folder: Path) -> str | None:
     return status
 
 
-def _refuse_other(
-    path: Path, found: Any, wanted: Mapping[str, Any], free: Sequence[str] = CARRIED_OUT
-) -> None:
+def _refuse_other(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
     found = found if isinstance(found, dict) else {}
     for key in dict.fromkeys((*wanted, *found)):
         mine, theirs = found.get(key), wanted.get(key)
-        if key in free or _kind(key, mine) == _kind(key, theirs):
+        if key in CARRIED_OUT or _kind(key, mine) == _kind(key, theirs):
             continue
         if key == "epochs" and isinstance(mine, int) and isinstance(theirs, int) and 0 < mine < theirs:
             continue

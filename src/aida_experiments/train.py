@@ -142,7 +142,7 @@ def check_longer(task: Task, run: Run, done: int, epochs: int) -> None:
             f"{run.folder} has no checkpoint from which its {shorter} epochs can become {epochs} "
             f"(--keep-checkpoints keeps them): choose another --out."
         )
-    for step in range(done * steps + 1):
+    for step in range(done * steps):
         if task.lr_factor(step, steps, shorter) != task.lr_factor(step, steps, epochs):
             raise UserError(
                 f"{run.folder} cannot go on from {shorter} to {epochs} epochs: the learning rate of epoch "
