@@ -210,7 +210,7 @@ def report(
             from aida_experiments.report_data import read_groups
 
             form = report_tables.latex if latex else report_tables.markdown
-            typer.echo(form(read_groups(folder)))
+            print(form(read_groups(folder)))  # typer.echo writes UTF-8 where the output is ASCII
             return
         from aida_experiments.report_html import write_report
 

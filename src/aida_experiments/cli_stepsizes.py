@@ -49,6 +49,7 @@ def stepsizes(
             raise UserError(f"{len(runs)} runs: --compare puts them side by side.")
         from aida.monitor.plots import MEASURES
         from aida_experiments import stepsize_report
+        from aida_experiments.report import plain_text
         from aida_experiments.stepsize_rows import read_runs, split_name
 
         mapped = [choose("measure", field.strip(), MEASURES) for field in heat_map.split(",")]
@@ -60,7 +61,8 @@ def stepsizes(
         source = split_name(runs[0])[1]
         folder = expand(out) if out else (Path("stepsizes") if len(runs) > 1 else _beside(source))
         drawn = stepsize_report.figures(chosen, mapped)
-        paths, left_out = stepsize_report.write_figures(found, folder, drawn, ["png", *["svg"] * svg])
+        with plain_text():
+            paths, left_out = stepsize_report.write_figures(found, folder, drawn, ["png", *["svg"] * svg])
         title = source.resolve().name if len(runs) == 1 else " · ".join(found)
         paths.append(stepsize_report.write_page(found, folder, title))
         left_out |= dict.fromkeys(without, "none of its rows has stepsizes.")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+COMMAND = (sys.executable, "-m", "aida_experiments")
 ALIVE = "AIDA_LAUNCHER"
 """Names the pipe that closes when the process dies that launched this one, even by kill -9."""
 
@@ -44,7 +45,7 @@ def launch(arguments: Sequence[str], devices: int) -> int:
 
 
 def _launch(arguments: Sequence[str], devices: int) -> int:
-    command = [sys.executable, "-m", "aida_experiments", *arguments]
+    command = [*COMMAND, *arguments]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices),
               "LOCAL_WORLD_SIZE": str(devices), "NODE_RANK": "0", "GROUP_RANK": "0"}  # fmt: skip
     spoken = [tempfile.TemporaryFile() for _ in range(devices)]  # noqa: SIM115

@@ -125,15 +125,23 @@ def stepsizes(results: Sequence[Result]) -> Figure | None:
     return plots.stepsizes(found) if any(found.values()) else None
 
 
+def plain_text() -> Any:
+    """Within it matplotlib draws all text: LaTeX, which a matplotlibrc may ask for, may be absent."""
+    from matplotlib import rc_context
+
+    return rc_context({"text.usetex": False})
+
+
 def write_figures(
     results: Sequence[Result], folder: Path, formats: Sequence[str] = ("png",), prefix: str = ""
 ) -> list[Path]:
     """Write learning-curves and stepsizes, where there is something to show; return the paths."""
-    figures = {"learning-curves": learning_curves(results), "stepsizes": stepsizes(results)}
     paths = []
-    for name, figure in figures.items():
-        for form in formats if figure is not None else ():
-            path = folder / f"{prefix}{name}.{form}"
-            save_figure(figure, path)  # pyright: ignore[reportArgumentType]
-            paths.append(path)
+    with plain_text():
+        figures = {"learning-curves": learning_curves(results), "stepsizes": stepsizes(results)}
+        for name, figure in figures.items():
+            for form in formats if figure is not None else ():
+                path = folder / f"{prefix}{name}.{form}"
+                save_figure(figure, path)  # pyright: ignore[reportArgumentType]
+                paths.append(path)
     return paths
