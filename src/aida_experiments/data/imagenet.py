@@ -48,26 +48,26 @@ def read_folder(folder: Path) -> ImageFolder:
 
     Raises UserError where a class has no image: an empty folder would shift the others' labels.
     """
-    hidden = [path for path in folder.rglob(".*") if not _hidden(path.parent, folder)]
-    if hidden:
-        warn(f"left out what is hidden in {folder}: {', '.join(_few(hidden, folder))}.")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and path not in hidden)
-    found = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not _hidden(path, folder)
-    ]
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    hidden = [path for path in folders if path.name.startswith(".")]
+    classes = [path.name for path in folders if path not in hidden]
+    found: list[tuple[Path, int]] = []
+    for label, name in enumerate(classes):
+        before = len(found)
+        for path in sorted((folder / name).rglob("*")):
+            inner = path.relative_to(folder).parts
+            if any(part.startswith(".") for part in inner):
+                hidden += [path] if not any(part.startswith(".") for part in inner[:-1]) else []
+            elif path.suffix.lower() in SUFFIXES:
+                found.append((path, label))
+        if len(found) == before:
+            raise UserError(f"{folder / name} has no images: put its class's in, or remove the folder.")
     if not found:
         raise UserError(f"{folder} has no images: put them in a folder for each class.")
+    if hidden:
+        warn(f"left out what is hidden in {folder}: {', '.join(_few(hidden, folder))}.")
     paths, labels = zip(*found, strict=True)
-    if empty := [name for label, name in enumerate(classes) if label not in set(labels)]:
-        raise UserError(f"{folder / empty[0]} has no images: put its class's in, or remove the folder.")
     return ImageFolder(list(paths), torch.tensor(labels), classes)
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _few(paths: list[Path], folder: Path) -> list[str]:
