@@ -157,33 +157,37 @@ def conclude(plan: Plan, runs: Sequence[Run], folder: Path, console: Console) ->
     results = [result for each in groups for result in each.results]
     shown = {result.folder for result in results}
     results.sort(key=lambda result: (order.index(result.config["optimizer"]), result.label))
-    console.print(report.table(results, f"{plan.task} · {plan.model} · {plan.epochs} epochs"))
+    table = report.table(results, f"{plan.task} · {plan.model} · {plan.epochs} epochs")
     rows, failed = folder / "rows.jsonl", []
 
     def write_rows() -> list[Path]:
         write_text(rows, to_json_lines(report.merged_rows(r for r in found if r.folder in shown)))
         return [rows]
 
-    for write in (write_rows, lambda: report.write_figures(results, folder)):
-        with told(failed, folder):
-            for path in write():
-                say(console, f"wrote {path}")
+    try:
+        with told(failed, "standard output"):
+            console.print(table)
+    finally:  # a pipe whose reader has gone ends the command, by SystemExit
+        for write in (write_rows, lambda: report.write_figures(results, folder)):
+            with told(failed, str(folder)):
+                for path in write():
+                    say(console, f"wrote {path}")
     if failed:
         raise UserError(
-            f"every run ended, but not all was written ({'; '.join(failed)}): "
+            f"every run ended, but not all was written ({'; '.join(dict.fromkeys(failed))}): "
             f"`aida report {folder}` writes the figures when that is put right."
         )
 
 
 @contextmanager
-def told(failed: list[str], folder: Path) -> Iterator[None]:
-    """Whatever is raised within becomes one more reason in `failed`."""
+def told(failed: list[str], what: str) -> Iterator[None]:
+    """Whatever is raised within becomes one more reason in `failed`, about `what` if it names no file."""
     try:
         yield
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if isinstance(error, OSError) and error.strerror:
-            reason = f"{error.filename or folder}: {error.strerror}"
+            reason = f"{error.filename or what}: {error.strerror}"
         failed.append(reason)
 
 

@@ -108,6 +108,36 @@ def test_what_cannot_be_written_after_the_training_is_told_below_the_table(train
     assert str(trained) in result.stderr
 
 
+class Gone(io.RawIOBase):
+    """An output that takes nothing."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _) -> int:
+        raise OSError(self.code, os.strerror(self.code))
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC])
+def test_an_output_that_has_gone_or_is_full_loses_no_file(trained, tmp_path, monkeypatch, capfd, code):
+    out = tmp_path / "out"
+    shutil.copytree(trained, out)
+    for path in (*out.glob("*.png"), out / "rows.jsonl"):
+        path.unlink()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Gone(code), encoding="utf-8", write_through=True))
+    monkeypatch.setattr(sys, "argv", ["aida", *map(str, COMPARE), "--out", str(out), "--resume"])
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # what rich would do to this process's output
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (1, 2)
+    assert "Traceback" not in capfd.readouterr().err
+    assert (out / "rows.jsonl").read_bytes() == (trained / "rows.jsonl").read_bytes()
+    assert len(list(out.glob("*.png"))) == 2
+
+
 def test_another_run_there_that_is_damaged_does_not_lose_the_table(trained, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(trained, out)
