@@ -18,18 +18,20 @@ from aida_experiments.cli_options import (
     OPTIMIZERS,
     RunOptions,
     TaskName,
+    check_seeds,
     check_settings,
     contenders,
     named,
-    read_grid,
     with_run_options,
 )
-from aida_experiments.errors import UserError, choose
+from aida_experiments.errors import UserError, choose, say
+from aida_experiments.files import expand, write_text
+from aida_experiments.settings import HELP, read_grid, read_settings
 
 app = typer.Typer(
     name="aida",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Compare layerwise adaptive optimizers (Aida, AdaBelief, LAdam, …) with others on real data.\n\n"
@@ -46,6 +48,23 @@ app.command(epilog=cli_stepsizes.EPILOG)(cli_stepsizes.stepsizes)
 Option = typer.Option
 
 
+def show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"aida {version('aida-optim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 def carry_out(
     task: str, contenders: Sequence[Any], seeds: Sequence[int], options: RunOptions, console: Console
 ) -> None:
@@ -53,14 +72,16 @@ def carry_out(
     from aida_experiments import compare
 
     check_settings(contenders)
-    plan = options.plan(task, contenders, seeds)
+    check_seeds(seeds)
+    plan, where = options.plan(task, contenders, seeds), options.where()
     folder = options.folder(task)
+    launch.end_with_launcher()
     if plan.devices > 1 and not launch.launched():
         code = launch.launch([*sys.argv[1:], "--out", str(folder), "--resume"], plan.devices)
         if code:
             raise typer.Exit(code)
         return
-    compare.compare(plan, folder, options.where(), console)
+    compare.compare(plan, folder, where, console)
 
 
 def quiet_unless_first(options: RunOptions) -> Console:
@@ -128,12 +149,12 @@ def train(
     optimizer: Annotated[str, Option(help=f"One of {OPTIMIZERS}.")] = "aida",
     seed: Annotated[int, Option(min=0, help="Decides the initial model and the order of the data.")] = 0,
     settings: Annotated[
-        list[str] | None, Option("--set", help="KEY=VALUE in place of the recipe's setting; may be repeated.")
+        list[str] | None,
+        Option("--set", help=f"KEY=VALUE in place of the recipe's setting; may be repeated. {HELP}"),
     ] = None,
 ) -> None:
     with one_line_errors(RESUME):
-        given = {key: values[0] for key, values in read_grid(settings or []).items()}
-        chosen = contenders(task, options.chosen(task), [optimizer], **given)
+        chosen = contenders(task, options.chosen(task), [optimizer], **read_settings(settings or []))
         carry_out(task, chosen, [seed], options, quiet_unless_first(options))
 
 
@@ -152,7 +173,8 @@ def sweep(
         list[str] | None, typer.Argument(metavar="[KEY=VALUES]...", help="Further axes of the grid.")
     ] = None,
     grid: Annotated[
-        list[str] | None, Option(help="KEY=VALUES, such as lr=1e-3,3e-3; every further axis may follow it.")
+        list[str] | None,
+        Option(help=f"KEY=VALUES, such as lr=1e-3,3e-3; every further axis may follow it. {HELP}"),
     ] = None,
     optimizers: Annotated[str, Option(help="Names separated by commas, or 'all'.")] = "aida",
     seeds: Annotated[int, Option(min=1, help="Number of runs per point.")] = 1,
@@ -182,17 +204,18 @@ def report(
 ) -> None:
     """Write report.html, one page that needs no network, and the figures as PNG and SVG. Never trains."""
     with one_line_errors("nothing was written."):
+        folder = expand(folder)
         if markdown or latex:
             from aida_experiments import report_tables
             from aida_experiments.report_data import read_groups
 
             form = report_tables.latex if latex else report_tables.markdown
-            typer.echo(form(read_groups(folder)))
+            print(form(read_groups(folder)))  # typer.echo writes UTF-8 where the output is ASCII
             return
         from aida_experiments.report_html import write_report
 
         for path in write_report(folder):
-            Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+            say(Console(), f"wrote {path}")
 
 
 @bench.command(
@@ -219,14 +242,14 @@ def step(
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler counts the bytes, without a word
         from aida_experiments import bench_report
         from aida_experiments.bench import step_benchmark
-        from aida_experiments.runs import write_text
         from aida_experiments.shapes import MODELS
 
         asked = models.split(",") if models else list(MODELS)[: 2 if quick else None]
         names = [choose("model", name.strip(), MODELS) for name in asked]
         if not all(count.strip().isdigit() and int(count) > 0 for count in threads.split(",")):
             raise UserError(f"--threads {threads} is not a list of numbers above 0, such as 1,2.")
-        out.parent.mkdir(parents=True, exist_ok=True)
+        path = expand(out)
+        path.parent.mkdir(parents=True, exist_ok=True)
         result = step_benchmark(
             models=names,
             threads=[int(count) for count in threads.split(",")],
@@ -234,7 +257,7 @@ def step(
             quick=quick,
             on_row=lambda row: console.print(bench_report.line(row), highlight=False, soft_wrap=True),
         )
-        write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
         for table in bench_report.tables(result):
             console.print(table)
-        console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+        say(console, f"wrote {path}")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aida_experiments.cli_errors import one_line_errors
-from aida_experiments.errors import UserError, choose
+from aida_experiments.errors import UserError, choose, say
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, fetch and verify them.")
 Names = Annotated[
@@ -24,13 +24,14 @@ def list_() -> None:
     """Every data set, and whether it is in the cache folder: $AIDA_DATA, by default ~/.cache/aida."""
     from aida_experiments.data.catalogue import DATA_SETS
 
-    table = Table("name", "data set", "content", "licence as stated", "here")
-    for name, data in DATA_SETS.items():
-        content = ", ".join(f"{count:,} {split}" for split, count in data.counts.items())
-        size = _size(name)
-        here = "yes" if name == "digits" else f"{size / 1e6:.1f} MB" if size else "no"
-        table.add_row(name, data.title, f"{content} {data.unit}".strip(), data.licence, here)
-    Console().print(table)
+    with one_line_errors("nothing was changed."):
+        table = Table("name", "data set", "content", "licence as stated", "here")
+        for name, data in DATA_SETS.items():
+            content = ", ".join(f"{count:,} {split}" for split, count in data.counts.items())
+            size = _size(name)
+            here = "yes" if name == "digits" else f"{size / 1e6:.1f} MB" if size else "no"
+            table.add_row(name, data.title, f"{content} {data.unit}".strip(), data.licence, here)
+        Console().print(table)
 
 
 @app.command()
@@ -44,7 +45,8 @@ def verify(names: Names = None) -> None:
     """Load data sets and check their checksums and counts."""
     from aida_experiments.data.catalogue import DATA_SETS
 
-    _check(names or [name for name in DATA_SETS if name == "digits" or _size(name)])
+    with one_line_errors("nothing was changed."):
+        _check(names or [name for name in DATA_SETS if name == "digits" or _size(name)])
 
 
 def _check(names: Sequence[str]) -> None:
@@ -62,7 +64,7 @@ def _check(names: Sequence[str]) -> None:
                     f"delete its folder and fetch it again."
                 )
             counted = ", ".join(f"{count:,} {split}" for split, count in found.items())
-            console.print(f"{name}: {counted} {data.unit}", highlight=False, soft_wrap=True)
+            say(console, f"{name}: {counted} {data.unit}")
 
 
 def _size(name: str) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from aida_experiments.errors import UserError
+from aida_experiments.errors import UserError, say
 
 
 @contextmanager
@@ -25,5 +25,5 @@ def one_line_errors(resume_hint: str) -> Iterator[None]:
         message, code = f"interrupted; {resume_hint}", 130
     else:
         return
-    stderr.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    say(stderr, message, style="red")
     raise typer.Exit(code)

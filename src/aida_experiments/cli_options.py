@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -14,12 +14,14 @@ import typer
 
 from aida_experiments import launch
 from aida_experiments.errors import UserError, choose
+from aida_experiments.files import expand
 from aida_experiments.recipes import PRESETS, Preset
 
 if TYPE_CHECKING:
     from aida_experiments.compare import Contender, Plan, Where
 
 RUNS = Path("runs")
+LAST_SEED = 2**32 - 1
 Option = typer.Option
 
 
@@ -55,8 +57,8 @@ class RunOptions:
         int | None,
         Option(
             min=1,
-            help="CPU threads of a run, part of its configuration; by default 1 beside other runs, "
-            "else torch's choice.",
+            help="CPU threads of a run, which change its numbers by rounding at most; by default those it "
+            "began with, else 1 beside other runs, else torch's choice.",
         ),
     ] = None
     devices: Annotated[
@@ -68,7 +70,9 @@ class RunOptions:
     workers: Annotated[
         int | None,
         Option(
-            min=1, help="Runs at a time, each in a process; by default one a core, or 1 on an accelerator."
+            min=1,
+            help="Runs at a time, each in a process; by default one a core that it may use, or 1 on an "
+            "accelerator.",
         ),
     ] = None
     ray: Annotated[
@@ -82,7 +86,8 @@ class RunOptions:
         bool,
         Option(
             "--resume",
-            help="Go on in a folder that has results: finished runs are kept, killed ones continue.",
+            help="Go on in a folder that has results: finished runs are kept, killed ones continue; more "
+            "--seeds, --optimizers or --epochs may be asked for.",
         ),
     ] = False
     limit_batches: Annotated[
@@ -91,6 +96,14 @@ class RunOptions:
     ] = None
     tensorboard: Annotated[
         bool, Option("--tensorboard", help="Write each run's epochs for TensorBoard as they come.")
+    ] = False
+    keep_checkpoints: Annotated[
+        bool,
+        Option(
+            "--keep-checkpoints",
+            help="Keep the last checkpoints of finished runs, from which more --epochs can go on, even if "
+            "those of all runs take more than 200 MB.",
+        ),
     ] = False
     quiet: Annotated[bool, Option("--quiet", "-q", help="Print nothing but errors.")] = False
 
@@ -129,7 +142,13 @@ class RunOptions:
     def where(self) -> Where:
         from aida_experiments.compare import Where
 
-        return Where(self.workers, self.ray, self.tensorboard)
+        for option, asked, package in (
+            ("--tensorboard", self.tensorboard, "tensorboard"),
+            ("--ray", self.ray, "ray"),
+        ):
+            if asked and find_spec(package) is None:
+                raise UserError(f'{option} needs a package: pip install "aida-optim[{package}]".')
+        return Where(self.workers, self.ray, self.tensorboard, self.keep_checkpoints)
 
     def folder(self, task: str) -> Path:
         if launch.launched() and self.out is None:
@@ -172,21 +191,9 @@ def named(optimizers: str | None, preset: Preset) -> list[str]:
     return list(preset.recipes) if optimizers == "all" else [name.strip() for name in optimizers.split(",")]
 
 
-def read_grid(words: Sequence[str]) -> dict[str, list[float]]:
-    """["lr=1e-3,3e-3", "K=1"] to {"lr": [0.001, 0.003], "K": [1]}. Raises UserError for anything else."""
-    grid: dict[str, list[float]] = {}
-    for word in words:
-        key, _, values = word.partition("=")
-        try:
-            grid[key.strip()] = [_number(value) for value in values.split(",")]
-        except ValueError as error:
-            raise UserError(f"{word!r} is no setting: write it as lr=1e-3,3e-3 ({error}).") from error
-    return grid
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    return int(value) if value.is_integer() and text.strip().lstrip("+-").isdigit() else value
+def check_seeds(seeds: Sequence[int]) -> None:
+    if seeds[-1] > LAST_SEED:
+        raise UserError(f"seed {seeds[-1]} is above {LAST_SEED}, numpy's last: choose a smaller one.")
 
 
 def check_settings(contenders: Sequence[Contender]) -> None:
@@ -205,20 +212,21 @@ def check_settings(contenders: Sequence[Contender]) -> None:
 
 
 def results_folder(task: str, out: Path | None, resume: bool) -> Path:
-    """The folder to write in, made if need be. Raises UserError for one with results, unless resumed."""
+    """The folder to write in, not made yet. Raises UserError for one with results, unless resumed."""
     if out is None:
-        numbers = [
-            int(path.name.rsplit("-", 1)[1])
+        numbers = {
+            int(path.name.rsplit("-", 1)[1]): path
             for path in RUNS.glob(f"{task}-*")
             if path.name.rsplit("-", 1)[1].isdigit()
-        ]
-        latest = max(numbers, default=0)
-        out = RUNS / f"{task}-{latest if resume and latest else latest + 1}"
+        }
+        # One that a refused command left empty is nothing to go on with.
+        begun = [number for number, path in numbers.items() if any(path.glob("*/seed-*/config.json"))]
+        if resume and begun:
+            return numbers[max(begun)]
+        return RUNS / f"{task}-{max(numbers, default=0) + 1}"
+    out = expand(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    if not resume and any(out.iterdir()):
+    if not resume and out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: add --resume to go on with it, or choose another --out.")
-    if not os.access(out, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"{out} cannot be read and written by you: choose another --out.")
     return out

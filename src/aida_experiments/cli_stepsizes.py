@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from aida_experiments.cli_errors import one_line_errors
-from aida_experiments.errors import UserError, choose
+from aida_experiments.errors import UserError, choose, say
+from aida_experiments.files import expand
 
 EPILOG = (
     "Examples:\n\n"
@@ -48,6 +49,7 @@ def stepsizes(
             raise UserError(f"{len(runs)} runs: --compare puts them side by side.")
         from aida.monitor.plots import MEASURES
         from aida_experiments import stepsize_report
+        from aida_experiments.report import plain_text
         from aida_experiments.stepsize_rows import read_runs, split_name
 
         mapped = [choose("measure", field.strip(), MEASURES) for field in heat_map.split(",")]
@@ -57,16 +59,17 @@ def stepsizes(
         if absent := [number for number in chosen if number not in present]:
             raise UserError(f"--layers {absent[0]}: no run has it; the layers' numbers go to {max(present)}.")
         source = split_name(runs[0])[1]
-        folder = out or (Path("stepsizes") if len(runs) > 1 else _beside(source))
+        folder = expand(out) if out else (Path("stepsizes") if len(runs) > 1 else _beside(source))
         drawn = stepsize_report.figures(chosen, mapped)
-        paths, left_out = stepsize_report.write_figures(found, folder, drawn, ["png", *["svg"] * svg])
+        with plain_text():
+            paths, left_out = stepsize_report.write_figures(found, folder, drawn, ["png", *["svg"] * svg])
         title = source.resolve().name if len(runs) == 1 else " · ".join(found)
         paths.append(stepsize_report.write_page(found, folder, title))
         left_out |= dict.fromkeys(without, "none of its rows has stepsizes.")
         lines = [f"wrote {path}" for path in paths]
         lines += [f"left out {name}: {reason}" for name, reason in left_out.items()]
         for line in lines:
-            Console().print(line, highlight=False, soft_wrap=True, markup=False)
+            say(Console(), line)
 
 
 def _beside(source: Path) -> Path:

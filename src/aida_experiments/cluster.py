@@ -6,8 +6,8 @@ import socket
 from typing import Any
 
 from aida_experiments.errors import UserError
+from aida_experiments.files import read_json_lines
 from aida_experiments.jobs import RETRIES, Job, Progress, Watch, execute
-from aida_experiments.runs import read_json_lines
 
 
 def run_on_ray(jobs: list[Job], address: str, watch: Watch) -> None:

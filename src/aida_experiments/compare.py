@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import torch
 from rich.console import Console
 
 from aida_experiments import launch, report
+from aida_experiments.cores import cores
+from aida_experiments.errors import UserError, say, warn
+from aida_experiments.files import make_folder, to_json_lines, write_text
 from aida_experiments.jobs import Job, resolve_device, run_here
 from aida_experiments.progress import Bars
-from aida_experiments.report_data import read_groups
-from aida_experiments.runs import Run, to_json_lines, write_text
+from aida_experiments.report_data import Result, group, read_folder
+from aida_experiments.runs import Run, check_folder
+from aida_experiments.settings import write_setting
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,20 @@ class Contender:
     label: str
     optimizer: str
     settings: Mapping[str, Any]
+
+
+KEPT = 200e6
+"""Bytes that the checkpoints of a comparison's finished runs may take together, unless all are asked for."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which processes carry the runs out, and what they keep; no row depends on it."""
+
+    workers: int | None = None
+    ray: str | None = None
+    tensorboard: bool = False
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,34 +66,32 @@ class Plan:
     strategy: str | None = None
 
     def workers(self, asked: int | None) -> int:
-        """As many as there are cores, or one on an accelerator; never more than there are runs."""
-        default = 1 if self.devices > 1 or torch.accelerator.is_available() else os.cpu_count() or 1
+        """As many as this process has cores, or one on an accelerator; never more than there are runs."""
+        default = 1 if self.devices > 1 or torch.accelerator.is_available() else cores()
         return max(1, min(asked or default, len(self.contenders) * len(self.seeds)))
 
-    def jobs(self, folder: Path, workers: int, tensorboard: bool) -> list[Job]:
-        """One for each seed and contender, seeds outermost, so that a comparison grows evenly."""
+    def jobs(self, folder: Path, where: Where) -> list[Job]:
+        """One for each seed and contender, seeds outermost, so that a comparison grows evenly.
+
+        Raises UserError where a folder holds another run; nothing is written.
+        """
         device = resolve_device(self.device, self.precision, self.devices, self.strategy)
-        shared = 1 if workers > 1 or self.devices > 1 else torch.get_num_threads()
+        alone = self.workers(where.workers) == 1 and self.devices == 1
+        shared = torch.get_num_threads() if alone else 1
         config = {
             "task": self.task, "preset": self.preset, "model": self.model, "epochs": self.epochs,
             "batch_size": self.batch_size, "limit_batches": self.limit_batches, "device": device,
-            "precision": self.precision, "threads": self.threads or shared, "devices": self.devices,
-            "strategy": self.strategy,
+            "precision": self.precision, "devices": self.devices, "strategy": self.strategy,
         }  # fmt: skip
-        return [
-            Job(
-                folder / contender.label / f"seed-{seed}",
-                {
-                    **config,
-                    "optimizer": contender.optimizer,
-                    "settings": dict(contender.settings),
-                    "seed": seed,
-                },
-                tensorboard,
-            )
-            for seed in self.seeds
-            for contender in self.contenders
-        ]
+        keep = inf if where.keep else KEPT / (len(self.seeds) * len(self.contenders))
+        jobs = []
+        for seed in self.seeds:
+            for contender in self.contenders:
+                own = folder / contender.label / f"seed-{seed}"
+                run = {"optimizer": contender.optimizer, "settings": dict(contender.settings), "seed": seed}
+                threads = self.threads or begun_threads(own, {**config, **run}) or shared
+                jobs.append(Job(own, {**config, **run, "threads": threads}, where.tensorboard, keep))
+        return jobs
 
 
 def grid_points(contenders: Sequence[Contender], grid: Mapping[str, Sequence[Any]]) -> list[Contender]:
@@ -82,7 +99,7 @@ def grid_points(contenders: Sequence[Contender], grid: Mapping[str, Sequence[Any
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return [
         Contender(
-            " ".join([contender.label, *(f"{key}={value:g}" for key, value in point.items())]),
+            " ".join([contender.label, *(f"{key}={write_setting(value)}" for key, value in point.items())]),
             contender.optimizer,
             {**contender.settings, **point},
         )
@@ -91,21 +108,19 @@ def grid_points(contenders: Sequence[Contender], grid: Mapping[str, Sequence[Any
     ]
 
 
-@dataclass(frozen=True)
-class Where:
-    """Which processes carry the runs out; no row depends on it."""
-
-    workers: int | None = None
-    ray: str | None = None
-    tensorboard: bool = False
+def begun_threads(folder: Path, config: Mapping[str, Any]) -> int | None:
+    """The threads of a run that has begun, which end it with the very same rows."""
+    begun = check_folder(folder, config)
+    return None if begun is None else begun.get("threads")
 
 
 def compare(plan: Plan, folder: Path, where: Where, console: Console) -> None:
     """Run what is not finished in `folder`, then print the table; write rows.jsonl and the figures there."""
-    workers = plan.workers(where.workers)
-    jobs = plan.jobs(folder, workers, where.tensorboard)
+    # All folders are looked at before one is made or anything trained: a conflict shows in the first second.
+    jobs, workers = plan.jobs(folder, where), plan.workers(where.workers)
     first = launch.rank() == 0
-    # All folders are opened before anything is trained: a conflict shows in the first second.
+    if first:
+        make_folder(folder)
     runs = [Run(job.folder, job.config) for job in jobs] if first else []
     unfinished = [job for job, run in zip(jobs, runs, strict=True) if not run.status] if first else jobs
     if launch.launched():
@@ -131,13 +146,56 @@ def run_all(jobs: list[Job], workers: int, ray: str | None, bars: Bars) -> None:
 
 
 def conclude(plan: Plan, runs: Sequence[Run], folder: Path, console: Console) -> None:
-    rows = folder / "rows.jsonl"
-    write_text(rows, to_json_lines(report.merged_rows(runs)))
+    """Of these runs and of others there that can be compared with them: the table first, so that whatever
+    cannot be written or drawn after it loses nothing. Raises UserError for that.
+    """
+    own = {run.folder: read_folder(run.folder) for run in runs}
+    found = [*own.values(), *_others(folder, own)]
     order = [contender.optimizer for contender in plan.contenders]
-    own = {run.folder for run in runs}
-    results = [result for group in read_groups(folder) for result in group.results if result.folder in own]
+    order = list(dict.fromkeys((*order, *(result.config["optimizer"] for result in found))))
+    groups = [each for each in group(found) if own.keys() & {r.folder for r in each.results}]
+    results = [result for each in groups for result in each.results]
+    shown = {result.folder for result in results}
     results.sort(key=lambda result: (order.index(result.config["optimizer"]), result.label))
-    figures = report.write_figures(results, folder)
-    console.print(report.table(results, f"{plan.task} · {plan.model} · {plan.epochs} epochs"))
-    for path in (rows, *figures):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    table = report.table(results, f"{plan.task} · {plan.model} · {plan.epochs} epochs")
+    rows, failed = folder / "rows.jsonl", []
+
+    def write_rows() -> list[Path]:
+        write_text(rows, to_json_lines(report.merged_rows(r for r in found if r.folder in shown)))
+        return [rows]
+
+    try:
+        with told(failed, "standard output"):
+            console.print(table)
+    finally:  # a pipe whose reader has gone ends the command, by SystemExit
+        for write in (write_rows, lambda: report.write_figures(results, folder)):
+            with told(failed, str(folder)):
+                for path in write():
+                    say(console, f"wrote {path}")
+    if failed:
+        raise UserError(
+            f"every run ended, but not all was written ({'; '.join(dict.fromkeys(failed))}): "
+            f"`aida report {folder}` writes the figures when that is put right."
+        )
+
+
+@contextmanager
+def told(failed: list[str], what: str) -> Iterator[None]:
+    """Whatever is raised within becomes one more reason in `failed`, about `what` if it names no file."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename or what}: {error.strerror}"
+        failed.append(reason)
+
+
+def _others(folder: Path, own: Mapping[Path, Any]) -> Iterator[Result]:
+    """What earlier commands left in the same folder."""
+    for path in sorted(folder.glob("*/seed-*/config.json")):
+        if path.parent not in own:
+            try:
+                yield read_folder(path.parent)
+            except UserError as error:
+                warn(f"left out: {error}")

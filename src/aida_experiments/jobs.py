@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from aida_experiments.errors import UserError
+from aida_experiments.files import locked
 from aida_experiments.parallel import make_fabric
 from aida_experiments.recipes import PRESETS
 from aida_experiments.runs import Row, Run
@@ -35,6 +38,8 @@ class Job:
     folder: Path
     config: Row
     tensorboard: bool = False
+    keep: float = inf
+    """Bytes that the checkpoints may take when it has ended; else they are removed."""
 
     @property
     def name(self) -> str:
@@ -81,6 +86,7 @@ def execute(job: Job, on_progress: Callable[[Progress], None] = lambda progress:
             seed=config["seed"], epochs=epochs,
             on_batch=lambda epoch, batch: on_progress(Progress(epoch, epochs, batch, batches)),
             on_epoch=stack.enter_context(_Board(run.folder)).add if job.tensorboard else lambda rows: None,
+            keep=job.keep,
         )  # fmt: skip
 
 
@@ -94,7 +100,7 @@ def load_task(name: str, preset: str, model: str, batch_size: int, limit_batches
 def _fabric(device: str, precision: str, devices: int, strategy: str | None) -> Fabric:
     try:
         return make_fabric(device, precision, devices, strategy)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"no device {device!r} here ({error}): use --device cpu or auto.") from error
 
 
@@ -104,14 +110,16 @@ def resolve_device(device: str, precision: str, devices: int, strategy: str | No
     return found.type if devices > 1 else str(found)
 
 
-def _alone(folder: Path) -> FileLock:
-    """Two processes in one folder would write over each other; a lock goes with its process."""
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two processes in one folder would write over each other."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        return lock.acquire(timeout=PATIENCE).lock  # pyright: ignore[reportReturnType]
-    except Timeout as error:
-        raise UserError(f"another process trains in {folder}: wait for it, or end it.") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", PATIENCE))
+        except Timeout as error:
+            raise UserError(f"another process trains in {folder}: wait for it, or end it.") from error
+        yield
 
 
 class _Board:

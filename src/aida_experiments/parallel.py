@@ -86,15 +86,15 @@ def separate_draws(fabric: Fabric, seed: int) -> None:
 
 def all_random_states(fabric: Fabric) -> list[dict[str, Any]]:
     """The generators of every process, in the order of their ranks."""
-    states: list[Any] = [random_states()]
+    states: list[Any] = [random_states(fabric.device)]
     if fabric.world_size > 1:
         states *= fabric.world_size
-        torch.distributed.all_gather_object(states, random_states())
+        torch.distributed.all_gather_object(states, random_states(fabric.device))
     return states
 
 
 def set_own_random_states(fabric: Fabric, states: list[dict[str, Any]]) -> None:
-    set_random_states(states[fabric.global_rank])
+    set_random_states(states[fabric.global_rank], fabric.device)
 
 
 def get_states(fabric: Fabric, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.text import Text
 
+from aida_experiments.errors import say
 from aida_experiments.jobs import Job
 from aida_experiments.jobs import Progress as Now
 
@@ -27,8 +28,8 @@ class Bars:
     def __init__(self, jobs: Sequence[Job], console: Console) -> None:
         self.jobs, self.console = jobs, console
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), Rate(),
-            TimeElapsedColumn(), Remaining(), console=console, transient=True, refresh_per_second=4,
+            TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[at]}"),
+            Rate(), TimeElapsedColumn(), Remaining(), console=console, transient=True, refresh_per_second=4,
             disable=console.quiet or not console.is_terminal,
         )  # fmt: skip
         self.runs = self.bars.add_task("runs", total=len(jobs), at=f"0/{len(jobs)}", of_batches=False)
@@ -62,7 +63,7 @@ class Bars:
             self.bars.remove_task(self.bar_of.pop(job))
         self._advance(job, 1.0)
         if not self.console.is_terminal:
-            self.console.print(f"{self.jobs[job].name}: {status}", highlight=False)
+            say(self.console, f"{self.jobs[job].name}: {status}")
 
     def _advance(self, job: int, fraction: float) -> None:
         self.done[job] = fraction

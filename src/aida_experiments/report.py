@@ -12,9 +12,9 @@ from rich.text import Text
 
 from aida.monitor import plots
 from aida.monitor.plots.style import blank, run_styles, time_axis
+from aida_experiments.files import Row, replaced
 from aida_experiments.report_data import Group, Result, key_label, key_measure, read_result
 from aida_experiments.report_stats import Spread, band, stepsize_rows, summarise
-from aida_experiments.runs import Row, Run, replaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["learning_curves", "merged_rows", "read_result", "stepsizes", "table", "write_figures"]
 
 
-def merged_rows(runs: Iterable[Run]) -> Iterator[Row]:
+def merged_rows(results: Iterable[Result]) -> Iterator[Row]:
     """The rows of all runs, each with its optimizer and seed."""
-    for run in runs:
-        origin = {key: run.config[key] for key in ("optimizer", "seed")}
-        yield from ({**origin, **row} for row in run.rows())
+    for result in results:
+        origin = {key: result.config[key] for key in ("optimizer", "seed")}
+        yield from ({**origin, **row} for row in result.rows)
 
 
 def table(results: Sequence[Result], title: str) -> Table:
@@ -125,15 +125,23 @@ def stepsizes(results: Sequence[Result]) -> Figure | None:
     return plots.stepsizes(found) if any(found.values()) else None
 
 
+def plain_text() -> Any:
+    """Within it matplotlib draws all text: LaTeX, which a matplotlibrc may ask for, may be absent."""
+    from matplotlib import rc_context
+
+    return rc_context({"text.usetex": False})
+
+
 def write_figures(
     results: Sequence[Result], folder: Path, formats: Sequence[str] = ("png",), prefix: str = ""
 ) -> list[Path]:
     """Write learning-curves and stepsizes, where there is something to show; return the paths."""
-    figures = {"learning-curves": learning_curves(results), "stepsizes": stepsizes(results)}
     paths = []
-    for name, figure in figures.items():
-        for form in formats if figure is not None else ():
-            path = folder / f"{prefix}{name}.{form}"
-            save_figure(figure, path)  # pyright: ignore[reportArgumentType]
-            paths.append(path)
+    with plain_text():
+        figures = {"learning-curves": learning_curves(results), "stepsizes": stepsizes(results)}
+        for name, figure in figures.items():
+            for form in formats if figure is not None else ():
+                path = folder / f"{prefix}{name}.{form}"
+                save_figure(figure, path)  # pyright: ignore[reportArgumentType]
+                paths.append(path)
     return paths

@@ -10,8 +10,9 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from aida_experiments.errors import UserError
-from aida_experiments.runs import Row, Run, read_json_lines
+from aida_experiments.errors import UserError, warn
+from aida_experiments.files import Row, read_json, read_json_lines
+from aida_experiments.runs import Run, read_done
 
 CAPPED = ("aida", "laida", "adabelief", "ladabelief", "adamplus", "ladam")
 """Members of the family, with eps inside the root; a suffix as in "aida-k1" names a variant."""
@@ -205,18 +206,15 @@ def read_result(run: Run) -> Result:
 
 
 def read_folder(folder: Path) -> Result:
-    """One run's folder, whatever there is of it yet."""
-    config, versions, done = (_json(folder / f"{name}.json") for name in ("config", "versions", "done"))
-    rows, timings = (read_json_lines(folder / f"{name}.jsonl") for name in ("rows", "timings"))
-    return Result(config, done.get("status"), rows, timings, versions, folder)
-
-
-def _json(path: Path) -> Row:
+    """One run's folder, whatever there is of it yet. Raises UserError for a file that is damaged."""
+    versions, config, status = folder / "versions.json", read_json(folder / "config.json"), read_done(folder)
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): delete its folder and run it again.") from error
-    return found if isinstance(found, dict) else {}
+        found = read_json(versions, "nothing else depends on it") if versions.exists() else {}
+    except UserError as error:
+        warn(str(error))
+        found = {}
+    rows, timings = (read_json_lines(folder / f"{name}.jsonl") for name in ("rows", "timings"))
+    return Result(config, status, rows, timings, found, folder)
 
 
 def read_groups(folder: Path) -> list[Group]:
@@ -227,6 +225,10 @@ def read_groups(folder: Path) -> list[Group]:
     results = [result for result in found if {"task", "optimizer", "seed"} <= result.config.keys()]
     if not results:
         raise UserError(f"no runs below {folder}: `aida compare TASK --out {folder}` makes some.")
+    return group(results)
+
+
+def group(results: Iterable[Result]) -> list[Group]:
     together: dict[str, list[Result]] = {}
     for result in results:
         together.setdefault(json.dumps(conditions(result), sort_keys=True), []).append(result)

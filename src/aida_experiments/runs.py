@@ -1,11 +1,14 @@
 """A run is a folder that survives anything: every file in it is whole at every moment.
 
-config.json    what was asked for: a run is continued only under exactly the same configuration
-versions.json  of Python, torch, this package, the commit and the machine
-rows.jsonl     what happened; deterministic, bitwise the same however often the run was killed and resumed
-timings.jsonl  wall seconds and optimizer-step milliseconds per epoch
-checkpoint.pt  the state after the last whole epoch, loadable with weights_only=True
-done.json      its status, "finished" or "diverged"; its presence says that the run is never redone
+config.json          what was asked for: a run is continued only under the same IDENTITY
+versions.json        of Python, torch, this package, the commit and the machine
+rows.jsonl           what happened; bitwise the same however often the run was killed and resumed
+timings.jsonl        wall seconds and optimizer-step milliseconds per epoch
+checkpoint.pt        the state after the last whole epoch, loadable with weights_only=True: all that going on
+                     needs, the rows and timings too, under one checksum
+checkpoint-prior.pt  the one before, for when the last is damaged
+done.json            its status, "finished" or "diverged", and the checksums of config, rows and timings; its
+                     presence says that the run is never redone
 """
 
 from __future__ import annotations
@@ -15,136 +18,216 @@ import os
 import platform
 import random
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 
-from aida_experiments.errors import UserError
+from aida_experiments.errors import UserError, warn
+from aida_experiments.files import (
+    ANEW,
+    Damaged,
+    from_json_lines,
+    load_state,
+    read_json,
+    save_state,
+    sha256,
+    write_json,
+    write_text,
+)
+from aida_experiments.files import Row as Row
+from aida_experiments.files import read_json_lines as read_json_lines
+from aida_experiments.files import replaced as replaced
+from aida_experiments.files import to_json_lines as to_json_lines
 
-Row = dict[str, Any]
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A path to write to beside `path`, which it then replaces: a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        yield beside
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    os.replace(beside, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    with replaced(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-def to_json_lines(rows: Iterable[Row]) -> str:
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-
-
-def read_json_lines(path: Path) -> list[Row]:
-    return (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    )
+IDENTITY = (
+    "task", "preset", "model", "optimizer", "settings", "seed", "epochs", "batch_size", "limit_batches",
+    "device", "precision", "devices", "strategy",
+)  # fmt: skip
+"""What changes a run's numbers by more than rounding: a run goes on only with the same. Of `device` it is the
+kind (cuda:0 is cuda:1), as each kind draws in its own way, and several `devices` each draw a dropout of their
+own. `epochs` may grow: see `Run.load`."""
+CARRIED_OUT = ("threads", "workers")
+"""What changes rounding at most: a run that has begun keeps its own, unless it is given others."""
+SEALED = ("config.json", "rows.jsonl", "timings.jsonl")
+REDONE = "delete done.json there, and --resume makes the run whole again"
 
 
 class Run:
-    """The folder of one (optimizer, seed). Raises UserError if it belongs to another configuration."""
+    """The folder of one (optimizer, seed). Raises UserError if it belongs to another run, or is damaged."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder, self.config = folder, json.loads(json.dumps(dict(config)))
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "config.json").exists():
-            _refuse_other(
-                folder / "config.json", json.loads((folder / "config.json").read_text()), self.config
-            )
-        else:
-            write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
-            write_text(folder / "config.json", json.dumps(self.config, indent=1) + "\n")
+        begun = check_folder(folder, self.config)
+        if begun is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "versions.json", versions())
+            write_json(folder / "config.json", self.config)
+        self.begun = self.config if begun is None else begun
+        self.done = read_done(folder)
 
     @property
     def status(self) -> str | None:
         """ "finished", "diverged", or None while there is something left to do."""
-        path = self.folder / "done.json"
-        return json.loads(path.read_text())["status"] if path.exists() else None
+        return None if self.longer else self.done
 
-    def finish(self, status: str) -> None:
-        write_text(self.folder / "done.json", json.dumps({"status": status}) + "\n")
+    @property
+    def longer(self) -> bool:
+        """Whether more epochs are wanted than it began with."""
+        return self.begun.get("epochs") != self.config.get("epochs")
 
-    def load(self) -> dict[str, Any] | None:
-        """The last checkpoint, or None. Raises UserError if it is damaged or of another configuration."""
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
-            return None
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            config = state["config"]
-        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not a checkpoint of this program: delete {self.folder} to start it anew."
-            ) from error
-        _refuse_other(path, config, self.config)
-        return state
+    def extend(self) -> None:
+        """From here on it is the longer run, which has an end of its own."""
+        (self.folder / "done.json").unlink(missing_ok=True)
+        self.begun = {**self.begun, "epochs": self.config["epochs"]}
+        write_json(self.folder / "config.json", self.begun)
+        self.done = None
 
-    def save(self, state: dict[str, Any], rows: list[Row], timings: list[Row]) -> None:
-        """Keep an epoch. The checkpoint comes last: until it is there, the epoch has not happened."""
-        write_text(self.folder / "rows.jsonl", to_json_lines(rows))
-        write_text(self.folder / "timings.jsonl", to_json_lines(timings))
-        with replaced(self.folder / "checkpoint.pt") as beside:
+    def finish(self, status: str, keep: float = inf) -> None:
+        """Never to be redone; its checkpoints stay if they take at most `keep` bytes."""
+        sums = {name: sha256(self.folder / name) for name in SEALED if (self.folder / name).exists()}
+        write_json(self.folder / "done.json", {"status": status, "sha256": sums})
+        self.done = status
+        kept = [path for path in self._checkpoints if path.exists()]
+        if sum(path.stat().st_size for path in kept) > keep:
+            for path in kept:
+                path.unlink()
+
+    @property
+    def _checkpoints(self) -> list[Path]:
+        """The newest first."""
+        return [self.folder / "checkpoint.pt", self.folder / "checkpoint-prior.pt"]
+
+    def load(self) -> Row | None:
+        """The newest checkpoint that this run can go on from, or None before the first.
+
+        A damaged one is passed over with a warning. So, without, is one after the last epoch of a run that is
+        to be longer now: a task may do more at a run's last epoch, so that epoch is trained again.
+        Raises UserError if all are damaged, or one is of another run.
+        """
+        reasons = []
+        for path in filter(Path.exists, self._checkpoints):
             try:
-                torch.save({"config": self.config, **state}, beside)
-            except RuntimeError as error:
-                raise UserError(f"cannot write {beside} (is the disk full?): {error}") from error
+                state = load_state(path)
+                config = state["config"]
+                epoch, rows, timings = state["epoch"], state["rows"], state["timings"]
+            except (Damaged, KeyError) as error:
+                reasons.append(f"{path} is damaged ({error})")
+                continue
+            _refuse_other(path, config, self.begun)
+            if config.get("threads") != self.begun.get("threads"):
+                both = f"{config.get('threads')} and {self.begun.get('threads')}"
+                raise UserError(f"{path} and config.json there have threads {both}: one is damaged; {ANEW}.")
+            if config.get("epochs") != self.config.get("epochs") and epoch >= config["epochs"]:
+                continue
+            if reasons:
+                warn(f"{reasons[0]}: going on from {path.name}, after epoch {epoch}.")
+            return {**state, "rows": from_json_lines(rows), "timings": from_json_lines(timings)}
+        if reasons:
+            raise UserError(f"{'; '.join(reasons)}: delete {self.folder} to start it anew.")
+        return None
 
-    def rows(self, epochs: int | None = None) -> list[Row]:
-        return _first(read_json_lines(self.folder / "rows.jsonl"), epochs)
+    def save(self, state: Row, rows: list[Row], timings: list[Row]) -> None:
+        """Keep an epoch. The checkpoint comes last: until it is there, the epoch has not happened."""
+        texts = self.write_rows(rows, timings)
+        newest, prior = self._checkpoints
+        save_state(newest, {"config": self.begun, **state, **texts}, prior)
 
-    def timings(self, epochs: int | None = None) -> list[Row]:
-        return _first(read_json_lines(self.folder / "timings.jsonl"), epochs)
+    def write_rows(self, rows: list[Row], timings: list[Row]) -> dict[str, str]:
+        texts = {"rows": to_json_lines(rows), "timings": to_json_lines(timings)}
+        for name, text in texts.items():
+            write_text(self.folder / f"{name}.jsonl", text)
+        return texts
+
+    def rows(self) -> list[Row]:
+        return read_json_lines(self.folder / "rows.jsonl")
 
 
-def _first(rows: list[Row], epochs: int | None) -> list[Row]:
-    return rows if epochs is None else [row for row in rows if row["epoch"] <= epochs]
+def check_folder(folder: Path, config: Mapping[str, Any]) -> Row | None:
+    """The configuration that a run in `folder` began with, None if there is none; nothing is written.
+
+    Raises UserError if it is another run's, or damaged.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    begun = read_json(path)
+    _refuse_other(path, begun, config)
+    threads = begun.get("threads", 1)
+    if not isinstance(threads, int) or threads < 1:
+        raise UserError(f"{path} is damaged (threads {threads!r}): {ANEW}.")
+    return begun
+
+
+def read_done(folder: Path) -> str | None:
+    """A run's status, None while there is something left to do. Raises UserError for one that is damaged."""
+    path = folder / "done.json"
+    if not path.exists():
+        return None
+    done = read_json(path, REDONE)
+    status, sums = done.get("status"), done.get("sha256", {})
+    known = status in ("finished", "diverged") and done.keys() <= {"status", "sha256"}
+    if not known or not isinstance(sums, dict):
+        raise UserError(f"{path} is damaged (status {status!r}): {REDONE}.")
+    for name, wanted in sums.items():
+        if not (folder / name).exists() or sha256(folder / name) != wanted:
+            fix = ANEW if name == "config.json" else REDONE
+            raise UserError(f"{folder / name} is not as the run left it (its SHA-256 is another): {fix}.")
+    return status
 
 
 def _refuse_other(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
     found = found if isinstance(found, dict) else {}
-    for key in [*wanted, *found]:
-        if found.get(key) != wanted.get(key):
-            raise UserError(
-                f"{path} belongs to another run: its {key} is {found.get(key)!r}, not {wanted.get(key)!r}. "
-                f"Give the same options as then, or another --out."
-            )
+    for key in dict.fromkeys((*wanted, *found)):
+        mine, theirs = found.get(key), wanted.get(key)
+        if key in CARRIED_OUT or _kind(key, mine) == _kind(key, theirs):
+            continue
+        if key == "epochs" and isinstance(mine, int) and isinstance(theirs, int) and 0 < mine < theirs:
+            continue
+        raise UserError(
+            f"{path} belongs to another run: its {key} is {mine!r}, not {theirs!r}. "
+            f"Give the same options as then, or another --out."
+        )
 
 
-def random_states() -> dict[str, Any]:
-    """Every global generator's state, in types that torch.load(weights_only=True) accepts."""
+def _kind(key: str, value: Any) -> Any:
+    return value.partition(":")[0] if key == "device" and isinstance(value, str) else value
+
+
+def random_states(device: torch.device) -> Row:
+    """The states of all global generators that a run on `device` draws from, in types for torch.load."""
     # numpy's legacy generator, because libraries that a task uses may draw from it.
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
+        # Of this device alone: a run goes on where there are fewer.
+        "device": None if device.type == "cpu" else _generator(device).get_rng_state(*_at(device)),
     }
 
 
-def set_random_states(states: dict[str, Any]) -> None:
+def set_random_states(states: Row, device: torch.device) -> None:
     kind, keys, *rest = states["numpy"]
     random.setstate(states["python"])
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
-    torch.cuda.set_rng_state_all(states["cuda"])
+    if states["device"] is not None:
+        _generator(device).set_rng_state(states["device"], *_at(device))
+
+
+def _generator(device: torch.device) -> Any:
+    return torch.get_device_module(device)
+
+
+def _at(device: torch.device) -> list[torch.device]:
+    """torch.mps has one device and takes no argument for it."""
+    return [] if device.type == "mps" else [device]
 
 
 @cache
@@ -168,15 +251,18 @@ def _version(distribution: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that this file lies in; None for an installed package."""
+    """The commit of the source tree that this file lies in; None for an installed package, even one whose
+    environment lies within a repository of the user's.
+    """
+    here = Path(__file__).parent
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, env=own)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
     try:
-        git = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        ours = git("rev-parse", "--show-prefix") == "src/aida_experiments/" and git("ls-files", "runs.py")
+        return (git("rev-parse", "HEAD") or None) if ours else None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return git.stdout.strip() or None

@@ -13,6 +13,7 @@ from typing import Any
 from aida.monitor import finite
 from aida.monitor.plots.series import apart
 from aida_experiments.errors import UserError
+from aida_experiments.files import expand
 from aida_experiments.report_data import Result, read_groups
 from aida_experiments.report_stats import stepsize_rows
 from aida_experiments.runs import Row
@@ -52,7 +53,8 @@ def read_runs(sources: Sequence[str]) -> tuple[Runs, list[str]]:
 def split_name(source: str) -> tuple[str, Path]:
     """NAME=PATH as ("NAME", PATH); a path that is there may have an equals sign in it."""
     name, equals, path = source.partition("=")
-    return (name, Path(path)) if equals and not Path(source).exists() else ("", Path(source))
+    named = equals and not Path(source).exists()
+    return (name, expand(Path(path))) if named else ("", expand(Path(source)))
 
 
 def _folder(folder: Path) -> Runs:

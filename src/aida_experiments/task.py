@@ -58,7 +58,7 @@ class Task(Protocol):
         self, model: nn.Module, epoch: int, epochs: int, folder: Path, device: Any
     ) -> dict[str, float]:
         """After the evaluation of the 1-based `epoch`, in eval mode: more measures for its row, by their full
-        names, and files for the run's `folder` (a sample grid), written by `runs.replaced`; most tasks: {}.
+        names, and files for the run's `folder` (a sample grid), written by `files.replaced`; most tasks: {}.
         """
         ...
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from aida.monitor import finite, layer_stepsizes, watchable
 from aida_experiments.clock import StepClock
+from aida_experiments.errors import UserError
 from aida_experiments.parallel import (
     all_random_states,
     get_states,
@@ -48,12 +49,13 @@ def train(
     epochs: int,
     on_batch: OnBatch = lambda epoch, batch: None,
     on_epoch: OnEpoch = lambda rows: None,
+    keep: float = inf,
 ) -> str:
     """Train to the end, from the run's last checkpoint if it has one; return "finished" or "diverged".
 
     The seed alone decides the initial model, the data order, the augmentation and the dropout, so runs of
     different optimizers with one seed are paired. A run diverges at the first epoch with a measure that is
-    not finite.
+    not finite. Its last checkpoints stay if they take at most `keep` bytes.
     """
     if run.status:
         return run.status
@@ -73,8 +75,14 @@ def train(
 
     state = run.load()
     done = state["epoch"] if state else 0
-    rows, timings = (run.rows(done), run.timings(done)) if state else ([], [])
+    rows, timings = (state["rows"], state["timings"]) if state else ([], [])
+    if run.longer:
+        check_longer(task, run, done, epochs)
+        if fabric.is_global_zero:
+            run.extend()
     if state:
+        if fabric.is_global_zero:
+            run.write_rows(rows, timings)
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
         schedule.set(state["batches"])
@@ -121,9 +129,25 @@ def train(
             break
     status = "diverged" if diverged else "finished"
     if fabric.is_global_zero:
-        run.finish(status)
+        run.finish(status, keep)
     fabric.barrier()
     return status
+
+
+def check_longer(task: Task, run: Run, done: int, epochs: int) -> None:
+    """Raises UserError unless a run of `epochs` has the same first `done` epochs as the shorter one there."""
+    shorter, steps = run.begun["epochs"], task.batches_per_epoch()
+    if run.done and done < shorter - 1:
+        raise UserError(
+            f"{run.folder} has no checkpoint from which its {shorter} epochs can become {epochs} "
+            f"(--keep-checkpoints keeps them): choose another --out."
+        )
+    for step in range(done * steps):
+        if task.lr_factor(step, steps, shorter) != task.lr_factor(step, steps, epochs):
+            raise UserError(
+                f"{run.folder} cannot go on from {shorter} to {epochs} epochs: the learning rate of epoch "
+                f"{step // steps + 1} is another in a run of {epochs}. Choose another --out."
+            )
 
 
 @dataclass(frozen=True)

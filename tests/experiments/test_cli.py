@@ -68,9 +68,9 @@ def test_compare_digits(tmp_path):
         out,
         "--resume",
         "--epochs",
-        "3",
+        "1",
     ]
-    refused(invoke(*more), "its epochs is 2, not 3", "--out")
+    refused(invoke(*more), "its epochs is 2, not 1", "--out")
 
 
 @pytest.mark.parametrize(

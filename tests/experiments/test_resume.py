@@ -17,12 +17,14 @@ from typer.testing import CliRunner
 from aida_experiments import parallel, runs, train
 from aida_experiments.cli import app
 from aida_experiments.errors import UserError
+from aida_experiments.files import load_state, save_state
 from aida_experiments.tasks.digits import Digits
 from experiments.kills import killed
 
 EPOCHS = 3
-WRITES = 2 + 3 * EPOCHS + 1
-"""versions and config; rows, timings and checkpoint of each epoch; the status."""
+WRITES = 2 + 4 * EPOCHS - 1 + 1
+"""versions and config; of each epoch rows, timings, the checkpoint before if there is one, and its own; the
+status."""
 CALLS = 20_000
 """Of functions, in Python and in C, fewer than an epoch makes (measured: 25,000)."""
 
@@ -68,7 +70,7 @@ def test_killed_around_every_write(task, undisturbed, tmp_path, monkeypatch, wri
         if count == write:
             raise Killed
 
-    monkeypatch.setattr(runs.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(Killed):
         run_to_end(task, tmp_path)
     assert run_to_end(task, tmp_path) == "finished"
@@ -102,9 +104,9 @@ def test_every_part_of_the_checkpoint_counts(task, undisturbed, tmp_path, forgot
     with pytest.raises(Killed):
         run_to_end(task, tmp_path / "early", on_batch=lambda epoch, batch: kill(epoch + 1, batch))
     path = tmp_path / "run" / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    state[forgotten] = torch.load(tmp_path / "early" / "checkpoint.pt", weights_only=True)[forgotten]
-    torch.save(state, path)
+    state = load_state(path)
+    state[forgotten] = load_state(tmp_path / "early" / "checkpoint.pt")[forgotten]
+    save_state(path, state)
     run_to_end(task, tmp_path / "run")
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() != undisturbed
 
@@ -159,7 +161,8 @@ def test_checkpoint_of_another_run_is_refused(task, tmp_path):
     with pytest.raises(UserError, match="its optimizer is 'sgd', not 'aida'"):
         run_to_end(task, tmp_path / "aida")
     (tmp_path / "aida" / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="not a checkpoint of this program"):
+    (tmp_path / "aida" / "checkpoint-prior.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match=r"checkpoint\.pt is damaged .*: delete .* to start it anew"):
         run_to_end(task, tmp_path / "aida")
 
 

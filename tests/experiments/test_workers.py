@@ -91,9 +91,9 @@ def die(pipe) -> None:
 
 @pytest.mark.distributed
 def test_what_a_person_can_put_right_comes_out_of_a_worker_whole(tmp_path):
-    execute(job(tmp_path, epochs=1))
-    with pytest.raises(UserError, match="its epochs is 1, not 2"):
-        workers.run_in_workers([job(tmp_path, epochs=2)], 1, Recorder())
+    execute(job(tmp_path, epochs=2))
+    with pytest.raises(UserError, match="its epochs is 2, not 1"):
+        workers.run_in_workers([job(tmp_path, epochs=1)], 1, Recorder())
     assert not multiprocessing.active_children()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import shutil
 import subprocess
@@ -10,11 +10,15 @@ import tempfile
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 
-from aida_experiments.errors import UserError
+from aida_experiments.errors import UserError, warn
+from aida_experiments.files import replaced, sha256
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of this machine's disk, which no other source can help."""
 TIMEOUT = 30
 """Seconds of silence after which a download is given up."""
 
@@ -128,24 +132,29 @@ class Source(Protocol):
 
 
 def cache_folder(dataset: str) -> Path:
-    root = os.environ.get("AIDA_DATA")
-    return (Path(root) if root else Path.home() / ".cache" / "aida") / dataset
+    """In $AIDA_DATA, by default ~/.cache/aida. Raises UserError where there is no home folder either."""
+    root = os.environ.get("AIDA_DATA") or "~/.cache/aida"
+    try:
+        return Path(root).expanduser() / dataset
+    except RuntimeError as error:
+        raise UserError(f"no folder for data ({error}): set AIDA_DATA to one.") from error
 
 
 def fetch(dataset: str, title: str, sources: Sequence[Source]) -> tuple[Path, Source]:
     """Return a verified archive in the data set's cache folder, and the source whose form it has.
 
     A file that someone put there by hand counts if its SHA-256 is right. Otherwise the sources are tried
-    in order; an archive enters the folder under its name only once it is whole and verified.
-    Raises UserError, with every source's reason, if none can be had.
+    in order; an archive enters the folder under its name only once it is whole and verified. A damaged one
+    is replaced, with a warning. Raises UserError, with every source's reason, if none can be had.
     """
     folder = cache_folder(dataset)
-    reasons = []
+    reasons, damaged = [], []
     for source in sources:
         kept = folder / source.filename
         if kept.exists():
             if sha256(kept) == source.sha256:
                 return kept, source
+            damaged.append(str(kept))
             reasons.append(f"{kept} is damaged (its SHA-256 is not {source.sha256}; delete it)")
     folder.mkdir(parents=True, exist_ok=True)
     for source in sources:
@@ -155,24 +164,21 @@ def fetch(dataset: str, title: str, sources: Sequence[Source]) -> tuple[Path, So
             try:
                 source.download(Path(part))
                 found = sha256(arrived)
-            except OSError as error:
-                reasons.append(f"{source.label} ({error})")
+            except (OSError, HTTPException) as error:
+                if isinstance(error, OSError) and error.errno in FULL:
+                    raise OSError(error.errno, error.strerror, str(folder)) from error
+                reasons.append(f"{source.label} ({error if str(error) else type(error).__name__})")
                 continue
             if found != source.sha256:
                 reasons.append(f"{source.label} (truncated or altered: SHA-256 {found}, not {source.sha256})")
                 continue
-            os.replace(arrived, kept)
+            with replaced(kept) as beside:
+                os.replace(arrived, beside)
+            if damaged:
+                warn(f"{' and '.join(damaged)} was damaged: replaced by {kept} from {source.label}.")
             return kept, source
     names = " or ".join(source.filename for source in sources)
     raise UserError(
         f"{title} could not be had: {'; '.join(reasons)}. Get {names} on a machine that can "
         f"({' or '.join(source.label for source in sources)}) and put it in {folder}."
     )
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aida_experiments.data.fetch import cache_folder
-from aida_experiments.errors import UserError
+from aida_experiments.errors import UserError, warn
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -44,14 +44,32 @@ def load_imagenet() -> tuple[ImageFolder, ImageFolder]:
 
 
 def read_folder(folder: Path) -> ImageFolder:
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    found = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
+    """Every image below a folder of classes; what is hidden (.ipynb_checkpoints) is left out, and said.
+
+    Raises UserError where a class has no image: an empty folder would shift the others' labels.
+    """
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    hidden = [path for path in folders if path.name.startswith(".")]
+    classes = [path.name for path in folders if path not in hidden]
+    found: list[tuple[Path, int]] = []
+    for label, name in enumerate(classes):
+        before = len(found)
+        for path in sorted((folder / name).rglob("*")):
+            inner = path.relative_to(folder).parts
+            if any(part.startswith(".") for part in inner):
+                hidden += [path] if not any(part.startswith(".") for part in inner[:-1]) else []
+            elif path.suffix.lower() in SUFFIXES:
+                found.append((path, label))
+        if len(found) == before:
+            raise UserError(f"{folder / name} has no images: put its class's in, or remove the folder.")
     if not found:
         raise UserError(f"{folder} has no images: put them in a folder for each class.")
+    if hidden:
+        warn(f"left out what is hidden in {folder}: {', '.join(_few(hidden, folder))}.")
     paths, labels = zip(*found, strict=True)
     return ImageFolder(list(paths), torch.tensor(labels), classes)
+
+
+def _few(paths: list[Path], folder: Path) -> list[str]:
+    named = sorted(str(path.relative_to(folder)) for path in paths)
+    return [*named[:5], *([f"and {len(named) - 5} more"] if len(named) > 5 else [])]

@@ -13,14 +13,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from aida_experiments.data.fetch import Url, cache_folder, fetch
 from aida_experiments.data.images import Images
 from aida_experiments.errors import UserError
-from aida_experiments.runs import replaced
+from aida_experiments.files import locked, replaced
 from aida_experiments.tasks.models.cnn import small_cnn
 
 INCEPTION = Url(
@@ -120,7 +119,7 @@ def classifier_features(data: str, images: Images, prepare: Prepare, device: Any
         model = nn.Sequential(nn.AdaptiveAvgPool2d(SIDE), *small_cnn(shape[1], 10, WIDTHS[data]).children())
         model.to(device)
         # One process trains while others wait for what it keeps.
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             state = load_verified(path)
             if state is None:
                 train_classifier(model, images, prepare, EPOCHS[data], device)

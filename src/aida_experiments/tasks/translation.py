@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from aida_experiments.data.de_en import load_de_en
 from aida_experiments.data.multi30k import load_multi30k
 from aida_experiments.data.text import Pair
-from aida_experiments.runs import write_text
+from aida_experiments.files import write_text
 from aida_experiments.tasks.beam import beam_search
 from aida_experiments.tasks.models.transformer import Transformer
 from aida_experiments.tasks.pieces import BEGIN, END, PADDING, Encoded, WordPieces

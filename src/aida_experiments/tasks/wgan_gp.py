@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate, pad
 from aida_experiments.data.cifar10 import load_cifar10
 from aida_experiments.data.images import Images
 from aida_experiments.data.mnist import load_mnist
-from aida_experiments.runs import replaced
+from aida_experiments.files import replaced
 from aida_experiments.tasks.cifar10 import hold_out
 from aida_experiments.tasks.frechet import FrechetDistance, to_bytes
 from aida_experiments.tasks.models.dcgan import Critic, generator
