@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import aida
-from aida.monitor import Memory, StepsizeMonitor
+from aida.monitor import StepsizeMonitor
 from aida_experiments.bench import machine
 from aida_experiments.runs import versions
 from aida_experiments.tasks.models.lstm import Dropouts, LanguageModel

@@ -242,7 +242,7 @@ def test_checkpointing_and_tied_weights(reentrant):
         x = torch.randn(4, 6, generator=generator, requires_grad=True)
         x = checkpoint(net[:2], x, use_reentrant=reentrant)
         x = checkpoint(net[2:4], x, use_reentrant=reentrant)
-        torch.nn.functional.linear(net[4](x), net[4].weight.t()).square().mean().backward()
+        nn.functional.linear(net[4](x), net[4].weight.t()).square().mean().backward()
 
     nets = model(), model()
     one, other = (aida.Aida(net.parameters(), lr=1e-2) for net in nets)
