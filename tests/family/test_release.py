@@ -222,7 +222,7 @@ def test_step_hooks_are_refused():
 
 
 def test_a_state_dict_before_the_first_backward_and_after_the_end():
-    """Checkpoint tools step with zero gradients to make the state: that makes what is missing, and no more."""
+    """Checkpoint tools step with zero gradients to make a state: that makes what is missing, no more."""
     net = model()
     optimizer = aida.Aida(net.parameters(), lr=1e-2)
     with aida.release_gradients(optimizer, net):
