@@ -137,6 +137,17 @@ def test_a_state_with_more_in_it_is_kept():
     assert all("slow" in of_p for of_p in loaded.state.values())
 
 
+def test_a_load_leaves_it_to_backward_who_steps():
+    """step() beside release_gradients would step every layer a second time."""
+    net = model()
+    optimizer = aida.Aida(net.parameters())
+    aida.release_gradients(optimizer, net)
+    net(torch.ones(1, 3)).sum().backward()
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(RuntimeError, match="release_gradients steps every layer"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
 @pytest.mark.parametrize("arguments", [{}, {"state_dtype": "bfloat16"}, {"capturable": True}], ids=str)
 @pytest.mark.parametrize("foreach", [False, True, None])

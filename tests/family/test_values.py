@@ -181,6 +181,9 @@ WRONG = [
     ("betas", None, "betas: None; it must be two"),
     ("betas", (0.9, 1.0), r"beta parameter at index 1: 1.0; it must be in \[0, 1\), as 0.9 is"),
     ("betas", (0.9, np.longdouble(1) - np.longdouble(1e-18)), "index 1: .*; it must be in"),
+    ("betas", (math.nan, 0.9), "beta parameter at index 0: nan; it must be in"),
+    ("betas", (0.9, math.nan), "beta parameter at index 1: nan; it must be in"),
+    ("betas", (-0.1, 0.9), "beta parameter at index 0: -0.1; it must be in"),
     ("betas", ("0.9", 0.99), "beta parameter at index 0: '0.9'; it must be in"),
     ("betas", (None, 0.99), "beta parameter at index 0: None; it must be in"),
     ("betas", (torch.tensor(0.9), 0.99), "betas must be either both floats or both Tensors.*give two floats"),
@@ -211,7 +214,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value", "message"), WRONG, ids=[f"{n}={v!r}"[:40] for n, v, _ in WRONG])
 def test_a_wrong_value_is_refused_at_every_door(name, value, message):
-    """In one sentence, with the optimizer as it was; a live group is what a step checks."""
+    """In one sentence, with the optimizer as it was; in a live group at its next step."""
     with pytest.raises(ValueError, match=message) as caught:
         EVERY(parameters(), **{name: value})
     assert "\n" not in str(caught.value)
@@ -232,7 +235,10 @@ def test_a_wrong_value_is_refused_at_every_door(name, value, message):
     kept = dict(group)
     with pytest.raises(ValueError, match=message):
         check_group(group)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
     assert all(group[k] is v for k, v in kept.items())
+    assert_bitwise(snapshot(optimizer), before)
 
 
 def test_tensor_betas_with_foreach_are_refused_as_torch_refuses_them():

@@ -155,15 +155,17 @@ class Layerwise(Optimizer):
         """
         who, groups = type(self).__name__, state["param_groups"]
         defaults = state.get("defaults") or self.defaults
+        for group in groups:
+            check_group(group)
         check_source(who, defaults, groups, state["state"])
         for group in groups:
             for key, default in defaults.items():
                 group.setdefault(key, default)
-            check_group(group)
         super().__setstate__(state)
         self._numel, self._fresh = {}, not self.state
-        self._layers, self._lock, self.released_by = LayerCache(), ProcessLock(), None
-        self._checked = {}
+        self._layers, self._lock, self._checked = LayerCache(), ProcessLock(), {}
+        # A load leaves it to release_gradients' handle who steps; a copy has no handle.
+        self.__dict__.setdefault("released_by", None)
         self.__dict__.setdefault("reduce_groups", None)
         self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
         for group in self.param_groups:

@@ -83,6 +83,8 @@ def _shown(value: Any) -> str:
 
 def _unwrapped(value: Any) -> Any:
     """The one element of an array or tensor of any library; anything else as it is."""
+    if type(value) in (float, int, bool, str):
+        return value
     item = None if isinstance(value, type) else getattr(value, "item", None)
     try:
         return item() if callable(item) else value
@@ -111,16 +113,18 @@ def _real(what: str, fits: Callable[[float], bool], wanted: str, value: Any) -> 
 
 
 def _integer(what: str, least: int, most: int, example: str, value: Any) -> int:
-    x = _unwrapped(value)
-    if isinstance(x, bool) or not isinstance(x, Integral) or not least <= (x := int(x)) <= most:
+    x = value if type(value) is int else _unwrapped(value)
+    if type(x) is not int:
+        x = int(x) if isinstance(x, Integral) and not isinstance(x, bool) else -1
+    if not least <= x <= most:
         raise _refuse(what, value, f"an integer from {least} to {most}, such as {example}")
     return x
 
 
 def _flag(what: str, may_be_none: bool, value: Any) -> bool | None:
+    if value is True or value is False or (value is None and may_be_none):
+        return value
     x = _unwrapped(value)
-    if x is None and may_be_none:
-        return None
     if not isinstance(x, bool) and not (isinstance(x, Integral) and x in (0, 1)):
         raise _refuse(what, value, "True, False or None" if may_be_none else "True or False")
     return bool(x)
@@ -140,8 +144,13 @@ def _lr(value: Any) -> float | Tensor:
 
 
 def _betas(value: Any) -> tuple[float, float]:
+    if type(value) is tuple and [*map(type, value)] == [float, float]:
+        b1, b2 = value
+        if 0 <= b1 < 1 and 0 <= b2 < 1:
+            return value  # at once, as at every step whose lr has changed
     try:
-        pair = None if isinstance(value, str | bytes | Mapping | set | frozenset) else list(value)
+        is_pair = not isinstance(value, str | bytes | Mapping | set | frozenset)
+        pair = list(value) if is_pair else None
     except TypeError:
         pair = None
     if pair is None or len(pair) != 2:
