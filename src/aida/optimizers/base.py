@@ -164,7 +164,8 @@ class Layerwise(Optimizer):
         super().__setstate__(state)
         self._numel, self._fresh = {}, not self.state
         self._layers, self._lock, self._checked = LayerCache(), ProcessLock(), {}
-        self.__dict__.setdefault("released_by", None)  # who steps after a load; a copy has no handle
+        # A load leaves it to release_gradients' handle who steps; a copy has no handle.
+        self.__dict__.setdefault("released_by", None)
         self.__dict__.setdefault("reduce_groups", None)
         self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
         for group in self.param_groups:
