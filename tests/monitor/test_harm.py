@@ -3,6 +3,7 @@
 import ast
 import warnings
 from contextlib import contextmanager, nullcontext
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -291,35 +292,32 @@ def test_adagrad_has_a_state_before_its_first_step():
     assert layer_stepsizes(optimizer) == []
 
 
-class Rule(aida.Aida):
-    pass
-
-
 @pytest.mark.parametrize(
     "rule",
     [
         (1, 1),
         (0.5, 2.0),
+        staticmethod(lambda gg, gm, mm: (gg / (gg + mm), 1)),
         staticmethod(lambda gg, gm, mm, K, xi: (gg / (gg + mm + xi), 1.0)),
         staticmethod(lambda gg, gm, mm, K, xi: (gg / gg.mean(), mm / mm.max())),
         staticmethod(lambda gg, gm, mm, K, xi: (np.where(gm > 0, 1.0, 0.5), np.ones_like(mm))),
         staticmethod(lambda gg, gm, mm, K, xi: (torch.where(gm > 0, 1.0, 0.5), torch.ones_like(mm))),
     ],
 )
-def test_a_rule_of_any_form_gives_its_residual(monkeypatch, rule):
+def test_a_rule_of_any_form_gives_its_residual(rule):
     p = nn.Parameter(torch.ones(3))
     optimizer = aida.Aida([p])
     train(optimizer, range(2))
-    optimizer.__class__ = Rule
-    monkeypatch.setattr(Rule, "rule", rule, raising=False)
+    optimizer.__class__ = type("Own", (aida.Aida,), {"rule": rule})
     (row,) = layer_stepsizes(optimizer)
     g, m = p.grad.double(), optimizer.state[p]["exp_avg"].double()
     sums = [x.sum()[None] for x in (g * g, g * m, m * m)]
     if not isinstance(rule, tuple):
+        more = dict(K=2, xi=1e-20) if "K" in signature(rule).parameters else {}
         try:
-            pair = rule(*(x.numpy() for x in sums), K=2, xi=1e-20)
+            pair = rule(*(x.numpy() for x in sums), **more)
         except (TypeError, AttributeError):
-            pair = rule(*sums, K=2, xi=1e-20)
+            pair = rule(*sums, **more)
         alpha, beta = (torch.as_tensor(x) for x in pair)
     else:
         alpha, beta = rule

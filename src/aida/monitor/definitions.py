@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from math import nextafter
 from typing import Any
 
@@ -59,9 +58,6 @@ def _family(optimizer: Any, group: Group, state: State) -> Definition:
     scale, floor, eps_out_now, step_size = family.step_scalars(
         t, lr=group["lr"], b1=b1, b2=b2, eps=eps, eps_out=eps_out, rectify=group["rectify"]
     )
-    rule = type(optimizer).rule
-    if callable(rule):
-        rule = partial(rule, **{key: group[key] for key in ("K", "xi") if key in group})
     off = isinstance(scale, float) and scale == 0  # rectified and not yet tractable: u is 1
     outside = eps_out_now if isinstance(eps_out_now, float) else eps_out
     return Definition(
@@ -75,7 +71,7 @@ def _family(optimizer: Any, group: Group, state: State) -> Definition:
         cap=None if off else 1 / (1 / family.stepsize_cap(eps, b2) + outside),
         weight_decay=0.0 if group["decoupled_weight_decay"] else group["weight_decay"],
         maximize=group["maximize"],
-        rule=rule,
+        rule=optimizer._rule_of(group),
         pooled=group.get("layerwise") == "post",
     )
 
