@@ -73,14 +73,30 @@ lint: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# How often each kind of memory edit and how many histories of a live optimizer are tried.
+FUZZ ?= 20
+fuzz: install
+	AIDA_FUZZ_REPEATS=$(FUZZ) AIDA_FUZZ_EXAMPLES=$(FUZZ)0 $(BIN)/python -m pytest -q -o timeout=3600 \
+		tests/backends/test_memory_edits.py tests/family/test_layer_batch.py
+
 # The CPU kernel's tests with every address and every undefined operation checked.
 sanitize: install
 	mkdir -p build/sanitize
 	$(CXX) -std=c++17 -O1 -g -fPIC -shared -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 		csrc/step_cpu.cpp -o build/sanitize/_step_cpu.so
-	AIDA_CPU_LIBRARY=build/sanitize/_step_cpu.so ASAN_OPTIONS=detect_leaks=0 \
+	AIDA_CPU_LIBRARY=build/sanitize/_step_cpu.so ASAN_OPTIONS=detect_leaks=0 AIDA_FUZZ_REPEATS=$(FUZZ) \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		$(BIN)/python -m pytest -q tests/backends/test_cpu.py
+		$(BIN)/python -m pytest -q -o timeout=3600 -k "not eager and not foreach" \
+		tests/backends/test_cpu.py tests/backends/test_memory_edits.py
+
+# The CPU kernel's threads with every race reported, and a race that must be.
+sanitize-threads:
+	mkdir -p build/threads
+	$(CXX) -std=c++17 -O1 -g -fopenmp -fsanitize=thread -c tests/backends/threads.cpp -o build/threads/run.o
+	$(CXX) -fsanitize=thread build/threads/run.o -o build/threads/run
+	build/threads/run
+	! build/threads/run shared 2> build/threads/races
+	grep -q "ThreadSanitizer: data race" build/threads/races
 
 bench: install
 	$(BIN)/aida bench step

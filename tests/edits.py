@@ -48,8 +48,9 @@ def replace(optimizer: torch.optim.Optimizer, old: Tensor, new: Parameter, with_
         group["params"] = [new if p is old else p for p in group["params"]]
     with suppress(RuntimeError):  # torch refuses the gradient of another shape or type
         new.grad = old.grad
-    if old in optimizer.state and with_state:
-        optimizer.state[new] = optimizer.state.pop(old)
+    of_p = optimizer.state.pop(old, None)
+    if with_state and of_p is not None:
+        optimizer.state[new] = of_p
 
 
 def _filled(x: Tensor) -> Tensor:
@@ -69,7 +70,10 @@ def _typed(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _resized_storage(x: Tensor, share: float) -> Tensor:
-    x.untyped_storage().resize_(int(share * x.untyped_storage().nbytes()))
+    storage = x.untyped_storage()
+    size = storage.nbytes()
+    storage.resize_(int(share * size))
+    torch.empty(0, dtype=torch.uint8).set_(storage)[size:] = 0
     return x
 
 
@@ -130,7 +134,7 @@ def edit(optimizer: torch.optim.Optimizer, p: Tensor, name: str, places: str, an
     done = True
     for what in PLACES:
         place = Place(optimizer, p, what, anew)
-        if (what[0] in places) and (x := place.get()) is not None:
+        if what[0] in places and isinstance(x := place.get(), Tensor):
             try:
                 with torch.no_grad():
                     new = EDITS[name](x.data)

@@ -124,7 +124,7 @@ import sys
 import pytest
 from aida.backends import tensors
 tensors.Described.same = lambda self, other: True
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "is_exact_or_refused and cpu", sys.argv[1]]))
+sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "address and cpu", sys.argv[1]]))
 """
 
 
@@ -132,7 +132,7 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "is_exact_or_r
 def test_a_cache_that_compares_addresses_alone_fails_within_a_minute():
     """It may crash, and so is tried in a process of its own."""
     run = subprocess.run(
-        [sys.executable, "-c", OLD_VALIDITY, __file__], timeout=60, capture_output=True, text=True
+        [sys.executable, "-c", OLD_VALIDITY, __file__], timeout=110, capture_output=True, text=True
     )
     assert run.returncode == 1 or run.returncode < 0 or "Sanitizer" in run.stderr, run.stdout + run.stderr
 

@@ -6,6 +6,7 @@ AIDA_FUZZ_EXAMPLES: how many histories are tried with each member and backend (`
 import copy
 import io
 import os
+from contextlib import suppress
 
 import hypothesis
 import pytest
@@ -79,8 +80,8 @@ class Twins(RuleBasedStateMachine):
         for _, params in self.each():
             for i, p in enumerate(params):
                 if which >> i & 1 and p.requires_grad:
-                    p.grad = None
-                    p.grad = normal(p.shape, 100 * self.seed + i, p.dtype)
+                    with suppress(RuntimeError):  # of a parameter on meta
+                        p.grad = normal(p.shape, 100 * self.seed + i, p.dtype)
 
     @rule(set_to_none=st.booleans())
     def zero_grad(self, set_to_none):
@@ -90,7 +91,8 @@ class Twins(RuleBasedStateMachine):
     @rule(i=numbers)
     def freeze_or_unfreeze(self, i):
         for _, p in self.chosen(i):
-            p.requires_grad_(not p.requires_grad)
+            with suppress(RuntimeError):  # of integers
+                p.requires_grad_(not p.requires_grad)
 
     @rule(i=numbers)
     def lose_gradient(self, i):
@@ -132,7 +134,8 @@ class Twins(RuleBasedStateMachine):
     @rule(i=numbers, j=numbers)
     def share_memory(self, i, j):
         for (_, p), (_, q) in zip(self.chosen(i), list(self.chosen(j)), strict=True):
-            p.data = q.data
+            with suppress(RuntimeError):  # of other kinds of tensors
+                p.data = q.data
 
     @rule(i=numbers, j=numbers)
     def stand_twice(self, i, j):
@@ -145,7 +148,9 @@ class Twins(RuleBasedStateMachine):
         for optimizer, params in self.each():
             for p in params:
                 p.data = p.data.to(dtype)
-                p.grad = None if p.grad is None else p.grad.to(dtype)
+                g, p.grad = p.grad, None
+                if g is not None and g.shape == p.shape:
+                    p.grad = g.to(dtype)
                 if states and isinstance(m := optimizer.state.get(p, {}).get("exp_avg"), torch.Tensor):
                     m.data = m.data.to(dtype)
 

@@ -114,7 +114,7 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
         rows["mean"] = np.asarray(total) / layers.numel
     elif s.layerwise == "post":
         u, count = np.asarray(total).T
-        unmoved = 1 / (np.sqrt(s.floor) + s.eps_out)
+        unmoved = 1 / (np.sqrt(np.asarray(s.floor)) + np.asarray(s.eps_out))
         rows["mean"] = np.where(count == 0, unmoved, u / np.maximum(count, 1))
     _kernel().aida_apply(_address(rows), len(rows), _step(s), _threads(rows))
     for tensors in (layers.p, layers.m, layers.v):

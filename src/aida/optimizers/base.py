@@ -18,7 +18,7 @@ from .. import family, sharding
 from ..backends.choose import choose
 from .define import plain_rule, whole_signature
 from .foreign import MEMBERS_OWN, check_source
-from .layer_batch import LayerBatch, LayerCache, gather, store_new_states
+from .layer_batch import LayerBatch, LayerCache, gather
 from .layer_checks import MOMENTS
 from .names import check_arguments, warn_of_keys
 from .process_lock import ProcessLock
@@ -218,7 +218,7 @@ class Layerwise(Optimizer):
 
     def _take_step(self) -> None:
         if torch.compiler.is_compiling():
-            run(self._prepare(self._all_parts()))
+            run(self._prepare(self._all_parts()), self.state)
             return
         reduce_gram, reduce_stepsizes = self._reductions()
         with self._layers.in_use():
@@ -228,7 +228,7 @@ class Layerwise(Optimizer):
                 if first := reduce_gram or reduce_stepsizes:
                     first.refuse()
                 raise
-            run(steps, reduce_gram, reduce_stepsizes)
+            run(steps, self.state, reduce_gram, reduce_stepsizes)
         if sharding.active() and not self.state:
             sharding.warn_without_gradients(group["params"] for group in self.param_groups)
 
@@ -242,7 +242,8 @@ class Layerwise(Optimizer):
         with self._lock:
             self._fresh = False
             with self._layers.in_use():
-                run(self._prepare((i, *of_group, tuple(of_group[1])) for i, of_group in by_group.items()))
+                parts = ((i, *of_group, tuple(of_group[1])) for i, of_group in by_group.items())
+                run(self._prepare(parts), self.state)
 
     def _prepare(self, parts: Iterable[tuple[int, list[Tensor], Sequence[int], Any]]) -> list[StepBatch]:
         """What the step of these layers needs, everything checked and nothing stepped.
@@ -261,10 +262,9 @@ class Layerwise(Optimizer):
             ) -> list[LayerBatch]:
                 return gather(group, params, numbers, states, new_state, self._numel, type(self).__name__)
 
-            batches = self._layers.find((i, key), gathered, group, params, states)
+            batches = self._layers.find((i, key), gathered, group, params, numbers, states)
             rule: Any = dict(rule=self._rule_of(group), eps_outside=self.eps_outside)
             prepared += prepare_step(batches, group, **rule, **scaling)
-        store_new_states((step.batch for step in prepared), states)
         return prepared
 
     def _check_live_values(self, i: int, group: dict[str, Any]) -> None:

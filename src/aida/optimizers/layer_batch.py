@@ -58,6 +58,7 @@ class _Found(NamedTuple):
     """What a group's batches were gathered from."""
 
     params: list[Tensor]
+    numbers: Sequence[int]
     has_gradient: list[bool]
     with_gradient: list[Tensor]
     states: list[dict[str, Any]]
@@ -79,18 +80,20 @@ class LayerCache:
         gather: Callable[[], list[LayerBatch]],
         group: dict[str, Any],
         params: list[Tensor],
+        numbers: Sequence[int],
         state: Any,
     ) -> list[LayerBatch]:
         """The batches of these parameters of the group, from `gather` where the last step's do not serve.
 
-        key: tells the groups, or single layers, apart. Nothing of the optimizer is changed.
+        numbers: their places in the optimizer. key: tells the groups, or parts of them, apart. Nothing of the
+        optimizer is changed.
         """
         if torch.compiler.is_compiling():
             return gather()
         found = self._found.pop(key, None)  # and stays away if anything raises
-        if found is None or not _refresh(found, group, params, state):
+        if found is None or found.numbers != numbers or not _refresh(found, group, params, state):
             batches, last = gather(), found
-            found = _found(batches, group, params, state)
+            found = _found(batches, group, params, numbers, state)
             if last is not None and found.described is None:
                 # Addresses are never given then, without which a backend takes only what it compares itself.
                 for batch, old in zip(batches, last.batches, strict=False):
@@ -169,9 +172,11 @@ def _take(batch: LayerBatch, g: list[Tensor], m: list[Tensor], v: list[Tensor], 
     batch.layers.g, batch.layers.m, batch.layers.v, batch.steps = g, m, v, steps
 
 
-def _found(batches: list[LayerBatch], group: dict[str, Any], params: list[Tensor], state: Any) -> _Found:
+def _found(
+    batches: list[LayerBatch], group: dict[str, Any], params: list[Tensor], numbers: Sequence[int], state: Any
+) -> _Found:
     """The batches with what they depend on; without it where a later step could not compare it."""
-    lost = _Found([], [], [], [], (), None, batches)
+    lost = _Found([], (), [], [], [], (), None, batches)
     with_gradient = [p for p in params if p.grad is not None]
     own = all(x is y for batch in batches for x, y in zip(batch.params, batch.layers.p, strict=True))
     wholes = all(
@@ -194,7 +199,7 @@ def _found(batches: list[LayerBatch], group: dict[str, Any], params: list[Tensor
             batch.counters = described.addresses.reshape(5, -1)[4, batch.places]
     choices = tuple(map(group.get, CHOICES))
     has_gradient = [p.grad is not None for p in params]
-    return _Found(list(params), has_gradient, with_gradient, states, choices, described, batches)
+    return _Found(list(params), numbers, has_gradient, with_gradient, states, choices, described, batches)
 
 
 def gather(

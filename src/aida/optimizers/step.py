@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import family
 from ..backends import rounding
 from ..backends.contract import Backend, Coefficients, Column, Scalars
-from .layer_batch import LayerBatch
+from .layer_batch import LayerBatch, store_new_states
 from .validate import state_dtype
 
 Rule = Coefficients | Callable[..., Coefficients]  # a constant (alpha, beta), or a function of (gg, gm, mm)
@@ -96,20 +96,26 @@ def prepare_step(
 
 
 def run(
-    steps: Iterable[StepBatch], whole_gram: Whole | None = None, whole_stepsizes: Whole | None = None
+    steps: Iterable[StepBatch],
+    state: Any,
+    whole_gram: Whole | None = None,
+    whole_stepsizes: Whole | None = None,
 ) -> None:
     """Step the batches, wave by wave; all sums of a wave are taken before anything of it is written.
 
-    Where layers are sharded, the two functions turn sums over shards into sums over whole layers.
+    state: the optimizer's, which takes up new layers' states. Where layers are sharded, the two functions turn
+    sums over shards into sums over whole layers.
     """
     waves = sorted(steps, key=lambda step: step.batch.wave)
     for _, wave in groupby(waves, key=lambda step: step.batch.wave):
-        _run_wave(list(wave), whole_gram, whole_stepsizes)
+        _run_wave(list(wave), state, whole_gram, whole_stepsizes)
     if not waves:  # every rank sends its messages
-        _run_wave([], whole_gram, whole_stepsizes)
+        _run_wave([], state, whole_gram, whole_stepsizes)
 
 
-def _run_wave(steps: list[StepBatch], whole_gram: Whole | None, whole_stepsizes: Whole | None) -> None:
+def _run_wave(
+    steps: list[StepBatch], state: Any, whole_gram: Whole | None, whole_stepsizes: Whole | None
+) -> None:
     grams = [step.gram() for step in steps]
     if whole_gram:
         whole_gram([(step.params, gram) for step, gram in zip(steps, grams, strict=True) if gram is not None])
@@ -120,6 +126,7 @@ def _run_wave(steps: list[StepBatch], whole_gram: Whole | None, whole_stepsizes:
         rules[i] = coefficients, steps[i].stepsize_sum(coefficients)
     if whole_stepsizes:
         whole_stepsizes([(steps[i].params, rules[i][1]) for i in post])
+    store_new_states((step.batch for step in steps), state)
     # Sums may be infinite; torch.compile cannot trace errstate.
     with nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore"):
         for step, (coefficients, total) in zip(steps, rules, strict=True):
@@ -136,11 +143,23 @@ def _rule(step: StepBatch, gram: Any) -> tuple[Coefficients, Any]:
     with np.errstate(all="ignore") if isinstance(gram, np.ndarray) else nullcontext():
         if not callable(step.rule):
             return step.rule, family.residual_square(*step.rule, gg, gm, dd) if pre else None
-        alpha, beta = (_usable(c) for c in step.rule(gg, gm, mm))
+        alpha, beta = _usable_pair(step.rule(gg, gm, mm), len(gram))
         if not pre:
             return (alpha, beta), None
         total = family.residual_square(alpha, beta, gg, gm, dd)
         return (alpha, beta), _where_finite(total, total, dd)
+
+
+def _usable_pair(coefficients: Any, count: int) -> Coefficients:
+    if isinstance(coefficients, (tuple, list)) and len(coefficients) == 2:
+        if all(tuple(getattr(c, "shape", ())) in ((), (count,)) for c in coefficients):
+            alpha, beta = map(_usable, coefficients)
+            return alpha, beta
+        coefficients = tuple(tuple(getattr(c, "shape", ())) for c in coefficients)
+    raise RuntimeError(
+        f"the rule gave {coefficients}, not (alpha, beta): each one number, or of shape ({count},) as its "
+        "sums have: nothing was stepped; correct the rule"
+    )
 
 
 def _usable(coefficient: Any) -> Any:
@@ -179,20 +198,23 @@ def _next_counts(
 def _advance(step: StepBatch) -> None:
     """Add 1 to the layers' counters, but where the device has found an infinite gradient."""
     batch, found_inf = step.batch, step.scalars.found_inf
+    ticks = [
+        of_p.setdefault("rounding_step", tick) for of_p, tick in zip(batch.states, step.ticks, strict=False)
+    ]
     if found_inf is not None:
         for of_p, counter in zip(batch.states, step.steps, strict=True):
             of_p["step"] = counter
         counts = found_inf <= 0
         torch._foreach_add_(step.steps, counts.to(step.steps[0]))
-        if step.ticks:
-            torch._foreach_add_(step.ticks, counts.to(torch.int64))
+        if ticks:
+            torch._foreach_add_(ticks, counts.to(torch.int64))
         return
     if batch.counters is not None and (advance := getattr(batch.backend, "advance", None)):
         advance(batch.steps, batch.counters)
     else:
         torch._foreach_add_(batch.steps, 1)
-    if step.ticks:
-        torch._foreach_add_(step.ticks, 1)
+    if ticks:
+        torch._foreach_add_(ticks, 1)
 
 
 def unscales(backend: Backend) -> bool:
@@ -272,10 +294,10 @@ def _ticks(batch: LayerBatch, counts: list[float] | Tensor) -> list[Tensor]:
     known = any("rounding_step" in of_p for of_p in batch.states)
     if not isinstance(counts, Tensor) and max(counts) < 2**24 and not known:
         return []
-    for of_p, step in zip(batch.states, batch.steps, strict=True):
-        if "rounding_step" not in of_p:
-            of_p["rounding_step"] = step.to(torch.int64)
-    return [of_p["rounding_step"] for of_p in batch.states]
+    return [
+        of_p["rounding_step"] if "rounding_step" in of_p else step.to(torch.int64, copy=True)
+        for of_p, step in zip(batch.states, batch.steps, strict=True)
+    ]
 
 
 def _keys(
