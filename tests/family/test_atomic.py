@@ -123,7 +123,11 @@ def in_turn(cls, backend, options, layers):
 
 def views(how, size):
     buffer = torch.linspace(-1, 1, 3 * size).clone()
-    starts = {"one memory": (0, 0, 0), "overlapping": (0, size // 2, size), "neighbours": (0, size, 2 * size)}[how]
+    starts = {
+        "one memory": (0, 0, 0),
+        "overlapping": (0, size // 2, size),
+        "neighbours": (0, size, 2 * size),
+    }[how]
     return [(Parameter(buffer[a : a + size]), torch.randn(size, generator=torch.Generator().manual_seed(a + i)))
             for i, a in enumerate(starts)]  # fmt: skip
 
@@ -224,7 +228,7 @@ def test_numpy_that_raises_at_every_oddity_changes_nothing(cls, backend):
 @every_backend
 @pytest.mark.parametrize("options", [{}, {"state_dtype": torch.bfloat16}, {"capturable": True}])
 def test_a_default_device_is_for_the_models_tensors_alone(backend, options):
-    """"meta" stands for any: a host tensor made there by mistake has no memory."""
+    """ "meta" stands for any: a host tensor made there by mistake has no memory."""
     backend.load()
     for cls in MEMBERS:
         found = []
@@ -249,5 +253,7 @@ def test_the_message_about_sparse_gradients_names_the_module_argument():
     model = torch.nn.Embedding(5, 3, sparse=True)
     optimizer = aida.Aida(model.parameters())
     model(torch.tensor([1, 2])).sum().backward()
-    with pytest.raises(RuntimeError, match=r"Aida does not support sparse gradients.*build the layer with sparse=False"):
+    with pytest.raises(
+        RuntimeError, match=r"Aida does not support sparse gradients.*build the layer with sparse=False"
+    ):
         optimizer.step()

@@ -103,8 +103,8 @@ def run(
 ) -> None:
     """Step the batches, wave by wave; all sums of a wave are taken before anything of it is written.
 
-    state: the optimizer's, which takes up new layers' states. Where layers are sharded, the two functions turn
-    sums over shards into sums over whole layers.
+    state: the optimizer's, which takes up new layers' states. Where layers are sharded, the two functions
+    turn sums over shards into sums over whole layers.
     """
     waves = sorted(steps, key=lambda step: step.batch.wave)
     for _, wave in groupby(waves, key=lambda step: step.batch.wave):
