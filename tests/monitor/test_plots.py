@@ -353,7 +353,7 @@ def test_nothing_but_drawing_needs_matplotlib(monkeypatch):
         fresh.stepsizes(ROWS)
 
 
-DRAW = {
+EVERY_PLOT = {
     "stepsizes": plots.stepsizes,
     "spread": plots.spread,
     "ridges": plots.ridges,
@@ -363,7 +363,7 @@ DRAW = {
 }
 
 
-@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
+@pytest.mark.parametrize("draw", EVERY_PLOT.values(), ids=EVERY_PLOT)
 @pytest.mark.parametrize("bad", [nan, inf, 0.0])
 @pytest.mark.parametrize("spread", [True, False])
 def test_numbers_that_are_none_are_left_out_or_missing(draw, bad, spread):
