@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config
 
 .PHONY: install demo test test-matrix test-distributed test-runner test-floors test-oldest test-newest dist-check lint \
-	sanitize bench lock clean
+	fuzz sanitize sanitize-threads bench lock clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)

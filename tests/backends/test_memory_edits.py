@@ -79,7 +79,7 @@ def assert_exact(optimizer, oracle):
 
 
 def tried(cls, arguments, name, where, chance):
-    """Edit one parameter of a stepped optimizer and of its twin without a cache, and step both again; whether it was all edited."""
+    """Edit and step an optimizer and its twin without a cache; whether torch let all be edited."""
     own = chance.choice(OWN[cls])
     options = {**own, **chance.choice(OPTIONS)}
     shapes = chance.sample(SHAPES, 3)

@@ -128,15 +128,15 @@ def views(how, size):
         "overlapping": (0, size // 2, size),
         "neighbours": (0, size, 2 * size),
     }[how]
-    return [(Parameter(buffer[a : a + size]), torch.randn(size, generator=torch.Generator().manual_seed(a + i)))
-            for i, a in enumerate(starts)]  # fmt: skip
+    gradients = torch.randn(3, size, generator=torch.Generator().manual_seed(size))
+    return [(Parameter(buffer[a : a + size]), g) for a, g in zip(starts, gradients, strict=True)]
 
 
 @every_backend
 @every_member
 @pytest.mark.parametrize("how", ["one memory", "overlapping", "neighbours"])
 def test_parameters_that_share_memory_step_one_after_the_other(cls, backend, how):
-    """Nearly torch's loop to the bit, with any number of threads: sums of fewer layers may round otherwise."""
+    """As torch's loop, to the bit and with any number of threads."""
     backend.load()
     size = 40_000 if backend.arguments.get("fused") else 30
     seen = []

@@ -32,7 +32,7 @@ def check_layer(i: int, p: Tensor, g: Tensor, of_p: dict[str, Any], group: dict[
         )
     m, v = (of_p[name] for name in MOMENTS)
     pooled = group.get("layerwise") == "pre"
-    if (v.dim() == 0) != pooled and p.dim():
+    if v.dim() != 0 if pooled else v.dim() == 0 and p.dim() != 0:
         has, needs = ("a layer", "an element") if v.dim() == 0 else ("an element", "a layer")
         raise RuntimeError(
             f"exp_avg_var of parameter {i} of its group is one number {has}, and "
