@@ -141,7 +141,7 @@ class Layerwise(Optimizer):
         self._shapes.append(sharding.shapes(group["params"]))
         self._numel = {}
         if getattr(self, "released_by", None) is not None:
-            self.released_by.watch_new_parameters()
+            self.released_by.watch()
         warn_where_eps_underflows(group, stacklevel=4)
         return None
 
