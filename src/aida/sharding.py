@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -157,9 +157,8 @@ class Totals:
         return flag
 
 
-def whole_numel(params: Iterable[Tensor], reduce_groups: ReduceGroups) -> dict[Tensor, int]:
+def whole_numel(pieces: Sequence[Tensor], reduce_groups: ReduceGroups) -> dict[Tensor, int]:
     """Elements of the whole layers of plain parameters, of which each rank knows its piece alone."""
-    pieces = [p for p in params if not is_dtensor(p)]
     counts = torch.tensor([p.numel() for p in pieces], dtype=torch.float64, device="cpu")
     if pieces:
         Totals(pieces, 1, reduce_groups)([(pieces, counts)])
@@ -172,16 +171,20 @@ def shapes(params: Iterable[Tensor]) -> list[tuple[int, ...] | None]:
 
 
 def check_whole(
-    params: Sequence[Tensor], built_with: Sequence[tuple[int, ...] | None], reduce_groups: ReduceGroups | None
+    params: Sequence[Tensor],
+    built_with: Sequence[tuple[int, ...] | None],
+    known: Container[tuple[int, ...] | None],
+    reduce_groups: ReduceGroups | None,
 ) -> None:
     """Raise RuntimeError where a parameter is a piece of a layer whose other pieces cannot be found.
 
     Parameters may be replaced by others, of other sizes too (a grown vocabulary), not by flat pieces.
+    built_with: shapes of the group that stood here; known: those of all groups, which may have been moved.
     """
     now = shapes(params)
     fewer = len(now) < len(built_with)
     for old, new in zip(built_with, now, strict=False):
-        flat = new is not None and len(new) == 1 and new not in built_with
+        flat = new is not None and len(new) == 1 and new not in known
         if flat and (fewer or (old is not None and len(old) > 1)):
             raise RuntimeError(
                 f"the optimizer was built with {len(built_with)} parameters in a group and finds {len(now)}, "

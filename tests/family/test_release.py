@@ -213,6 +213,32 @@ def test_what_is_unfrozen_or_added_later_is_trained():
     members.assert_bitwise(members.snapshot(optimizers[0]), members.snapshot(optimizers[1]))
 
 
+def test_groups_may_be_sorted_removed_and_given_other_parameters():
+    def train(released):
+        net = model()
+        groups = [dict(params=[*net[i].parameters()], lr=lr) for i, lr in ((0, 1e-3), (2, 1e-1), (4, 1e-2))]
+        optimizer = aida.Aida(groups)
+        if released:
+            aida.release_gradients(optimizer, net)
+        edits = {
+            1: optimizer.param_groups.reverse,
+            2: lambda: optimizer.param_groups.pop(1),
+            3: lambda: optimizer.param_groups[0]["params"].reverse(),
+            4: lambda: optimizer.param_groups[1]["params"].__setitem__(0, net[2].weight),
+        }
+        for t in range(6):
+            edits.get(t, list)()
+            optimizer.zero_grad()
+            net.zero_grad()
+            backward(net, t)
+            if not released:
+                optimizer.step()
+        return [*net.parameters()]
+
+    for ours, theirs in zip(train(True), train(False), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_step_hooks_are_refused():
     net = model()
     optimizer = aida.Aida(net.parameters())

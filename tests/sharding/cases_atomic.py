@@ -109,3 +109,44 @@ def released_layers_that_ranks_reach_in_another_order_or_not_at_all():
     assert counts[0] == counts[1]
     assert counts[0][-1] == 0
     assert whole(layers[4].weight).equal(twin[4].weight)
+
+
+@on_ranks(2)
+def a_backward_that_ended_early_is_told_once():
+    """What it left would be taken for the next one's, for ever."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = aida.Aida(model.parameters(), lr=0.1)
+    aida.release_gradients(optimizer, model, process_group=dist.group.WORLD)
+    hook = model[0].weight.register_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(batch(0, features=4)).sum().backward()
+    hook.remove()
+    optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match="ended early on this rank"):
+        model(batch(0, features=4)).sum().backward()
+    for t in range(2):
+        optimizer.zero_grad()
+        model(mine(batch(t, features=4))).sum().backward()
+    assert equal_on_ranks(model.parameters())
+
+
+@on_ranks(2)
+def groups_may_be_removed_moved_and_added():
+    """Nothing is sharded, and shapes are known by the places that groups had."""
+    groups = [{"params": [nn.Parameter(torch.ones(shape))]} for shape in ((3, 3), (4,), (5,), (2, 2))]
+    optimizer = aida.Aida(groups)
+
+    def step():
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+
+    step()
+    optimizer.param_groups.pop(0)
+    step()
+    optimizer.param_groups.reverse()
+    step()
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(6))]})
+    optimizer.param_groups.append({**optimizer.param_groups[0], "params": [nn.Parameter(torch.ones(7, 7))]})
+    step()
+    assert [float(s["step"]) for s in optimizer.state.values()] == [1, 4, 4, 4, 1, 1]

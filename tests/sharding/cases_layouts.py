@@ -302,6 +302,35 @@ def plain_pieces_with_reduce_groups():
 
 
 @on_ranks(2)
+def a_replaced_piece_is_counted_anew():
+    plain, piece = torch.nn.Parameter(torch.ones(6, 4)), torch.nn.Parameter(torch.ones(3, 4))
+    world = [dist.group.WORLD]
+    ours, one = aida.LAdam([piece], reduce_groups=lambda p: world), aida.LAdam([plain])
+    for _ in range(2):
+        plain = torch.nn.Parameter(torch.ones(6, 4))
+        piece = torch.nn.Parameter(torch.ones(3, 4))
+        for optimizer, p in ((ours, piece), (one, plain)):
+            optimizer.param_groups[0]["params"] = [p]
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+        assert worst([piece], [mine(plain.detach())]) <= LIMIT
+
+
+@on_ranks(2)
+def a_compiled_step_is_that_of_whole_layers():
+    mesh = init_device_mesh("cpu", (2,))
+    for cls in (aida.Aida, aida.LAdam):
+        expected, _ = run(cls)
+        params = parameters(mesh, (Shard(0),))
+        step = torch.compile(cls(params, lr=1e-3).step, backend="eager")
+        for t in range(STEPS):
+            for p, g in zip(params, tensors(t), strict=True):
+                p.grad = shard(g, mesh, (Shard(0),))
+            step()
+        assert worst(params, expected) <= LIMIT, cls
+
+
+@on_ranks(2)
 def refusals_say_what_to_do():
     mesh = init_device_mesh("cpu", (2,))
     g = distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from operator import is_
 from typing import Any, ClassVar, TypedDict
 
@@ -141,7 +141,7 @@ class Layerwise(Optimizer):
         self._shapes.append(sharding.shapes(group["params"]))
         self._numel = {}
         if getattr(self, "released_by", None) is not None:
-            self.released_by.watch_new_parameters()
+            self.released_by.watch()
         warn_where_eps_underflows(group, stacklevel=4)
         return None
 
@@ -218,7 +218,10 @@ class Layerwise(Optimizer):
 
     def _take_step(self) -> None:
         if torch.compiler.is_compiling():
-            run(self._prepare(self._all_parts()), self.state)
+            if self._is_sharded():  # its messages are sent outside of what is compiled
+                torch.compiler.disable(self._take_step)()
+            else:
+                run(self._prepare(self._all_parts()), self.state)
             return
         reduce_gram, reduce_stepsizes = self._reductions()
         with self._layers.in_use():
@@ -290,19 +293,28 @@ class Layerwise(Optimizer):
         """
         if not sharding.active():
             return None, None
-        for group, shapes in zip(self.param_groups, self._shapes, strict=True):
+        known = {*chain.from_iterable(self._shapes)}
+        for group, shapes in zip(self.param_groups, chain(self._shapes, repeat([])), strict=False):
             if self._needs_gram(group) or group.get("layerwise"):
-                sharding.check_whole(group["params"], shapes, self.reduce_groups)
-        params = [p for group in self.param_groups for p in group["params"]]
-        if not self.reduce_groups and not any(map(sharding.is_dtensor, params)):
+                sharding.check_whole(group["params"], shapes, known, self.reduce_groups)
+        if not self._is_sharded():
             return None, None
-        if self.reduce_groups and not self._numel:
-            self._numel = sharding.whole_numel(params, self.reduce_groups)
+        if self.reduce_groups:
+            plain = [p for p in self._all_params() if not sharding.is_dtensor(p)]
+            if any(p not in self._numel for p in plain):
+                self._numel = sharding.whole_numel(plain, self.reduce_groups)
         totals = (
             self._totals(4, self._needs_gram),
             self._totals(2, lambda group: group.get("layerwise") == "post"),
         )
         return tuple(total if total.members else None for total in totals)  # type: ignore[return-value]
+
+    def _is_sharded(self) -> bool:
+        sharded = self.reduce_groups is not None or any(map(sharding.is_dtensor, self._all_params()))
+        return sharded and sharding.active()
+
+    def _all_params(self) -> Iterator[Tensor]:
+        return chain.from_iterable(group["params"] for group in self.param_groups)
 
     def _totals(self, width: int, wanted: Callable[[dict[str, Any]], bool]) -> sharding.Totals:
         params = chain.from_iterable(group["params"] for group in self.param_groups if wanted(group))

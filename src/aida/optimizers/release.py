@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from itertools import count
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +23,8 @@ GONE = (
 
 
 WAITING_BYTES = 2**20  # of gradients that wait to be stepped together
+
+Place = tuple[int, int]  # index of a group; the parameter's place in the optimizer
 
 
 class FreedGradient(Tensor):
@@ -86,26 +89,30 @@ class GradientRelease:
         self._waiting: dict[int, tuple[int, int, Tensor]] = {}
         self._waiting_bytes = 0
         self._task: int | None = None  # the backward whose end is waited for
-        self._hooks: dict[int, Any] = {}  # by the parameter's place in the optimizer
+        self._hooks: list[_Hook] = []
         self._order = _InOrder(self, process_group) if process_group is not None else None
-        self.watch_new_parameters()
+        self.watch()
 
-    def watch_new_parameters(self) -> None:
-        """Step every parameter of the optimizer in backward, frozen ones too: they may be trained later."""
-        optimizer = self._alive()
-        places = ((i, p) for i, group in enumerate(optimizer.param_groups) for p in group["params"])
-        for number, (i, p) in enumerate(places):
-            if number not in self._hooks:
-                trained = p.requires_grad
-                try:  # torch hooks only what needs a gradient when it is hooked
-                    p.requires_grad_(True)
-                    self._hooks[number] = p.register_post_accumulate_grad_hook(_hook(self, i, number))
-                finally:
-                    p.requires_grad_(trained)
+    def watch(self) -> None:
+        """Step every parameter in backward, where the groups have it now: users add, remove and sort them.
+
+        Frozen ones too: they may be trained later.
+        """
+        numbers = count()
+        places: dict[Any, list[Place]] = {}
+        for i, group in enumerate(self._alive().param_groups):
+            for p in group["params"]:
+                places.setdefault(p, []).append((i, next(numbers)))
+        for hook in self._hooks:
+            hook.places = places.pop(hook.parameter(), [])
+            if not hook.places:
+                hook.handle.remove()
+        self._hooks = [hook for hook in self._hooks if hook.places]
+        self._hooks += [_Hook(self, p, of_p) for p, of_p in places.items()]
 
     def remove(self) -> None:
-        for hook in self._hooks.values():
-            hook.remove()
+        for hook in self._hooks:
+            hook.handle.remove()
         self._hooks.clear()
         if (optimizer := self._optimizer()) is not None and optimizer.released_by is self:
             optimizer.released_by = None
@@ -118,15 +125,17 @@ class GradientRelease:
     ) -> None:
         self.remove()
 
-    def ready(self, p: Tensor, group_index: int, number: int) -> None:
+    def ready(self, p: Tensor, hook: _Hook) -> None:
         """A layer's gradient is complete."""
         if (task := torch._C._current_graph_task_id()) != self._task:  # another backward than the last one
             self._task = task
             Variable._execution_engine.queue_callback(self._finish)
-        if self._order is None:
-            self.collect(p, group_index, number)
-        else:
-            self._order.ready(p, number)
+            self.watch()
+        for group_index, number in hook.places:
+            if self._order is None:
+                self.collect(p, group_index, number)
+            else:
+                self._order.ready(p, number)
 
     def collect(self, p: Tensor, group_index: int, number: int) -> None:
         """Step a large layer, and small ones together: a step of its own costs each more than its kernel."""
@@ -165,14 +174,23 @@ class GradientRelease:
         return optimizer
 
 
-def _hook(handle: GradientRelease, group_index: int, number: int) -> Any:
-    weak = weakref.ref(handle)  # torch's hooks are not seen by the garbage collector
+class _Hook:
+    """What torch calls when a parameter's gradient is complete, and where the optimizer has the parameter."""
 
-    def hook(p: Tensor) -> None:
-        if (alive := weak()) is not None:
-            alive.ready(p, group_index, number)
+    def __init__(self, release: GradientRelease, p: Tensor, places: list[Place]) -> None:
+        self._release = weakref.ref(release)  # torch's hooks are not seen by the garbage collector
+        self.parameter = weakref.ref(p)
+        self.places = places
+        trained = p.requires_grad
+        try:  # torch hooks only what needs a gradient when it is hooked
+            p.requires_grad_(True)
+            self.handle = p.register_post_accumulate_grad_hook(self)
+        finally:
+            p.requires_grad_(trained)
 
-    return hook
+    def __call__(self, p: Tensor) -> None:
+        if (release := self._release()) is not None:
+            release.ready(p, self)
 
 
 class _InOrder:
@@ -195,6 +213,8 @@ class _InOrder:
         if self._next is None:
             self._next = len(layers) - 1
         if number > self._next:
+            self._next = None
+            self._ready.clear()
             raise RuntimeError(
                 "a backward has ended early on this rank, and replicas differ: load a checkpoint on all "
                 "ranks (within torch.utils.checkpoint, use_reentrant=False is needed)"
