@@ -184,7 +184,7 @@ def report(
     with one_line_errors("nothing was written."):
         if markdown or latex:
             from aida_experiments import report_tables
-            from aida_experiments.report_data import read_groups
+            from aida_experiments.report_read import read_groups
 
             form = report_tables.latex if latex else report_tables.markdown
             typer.echo(form(read_groups(folder)))

@@ -15,7 +15,7 @@ from rich.console import Console
 from aida_experiments import launch, report
 from aida_experiments.jobs import Job, resolve_device, run_here
 from aida_experiments.progress import Bars
-from aida_experiments.report_data import read_groups
+from aida_experiments.report_read import read_groups
 from aida_experiments.runs import Run, to_json_lines, write_text
 
 
@@ -131,13 +131,14 @@ def run_all(jobs: list[Job], workers: int, ray: str | None, bars: Bars) -> None:
 
 
 def conclude(plan: Plan, runs: Sequence[Run], folder: Path, console: Console) -> None:
-    rows = folder / "rows.jsonl"
-    write_text(rows, to_json_lines(report.merged_rows(runs)))
     order = [contender.optimizer for contender in plan.contenders]
     own = {run.folder for run in runs}
     results = [result for group in read_groups(folder) for result in group.results if result.folder in own]
     results.sort(key=lambda result: (order.index(result.config["optimizer"]), result.label))
+    title = f"{plan.task} · {plan.model} · {plan.epochs} epochs"
+    console.print(report.table(results, title, console.width))
+    rows = folder / "rows.jsonl"
+    write_text(rows, to_json_lines(report.merged_rows(results)))
     figures = report.write_figures(results, folder)
-    console.print(report.table(results, f"{plan.task} · {plan.model} · {plan.epochs} epochs"))
     for path in (rows, *figures):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

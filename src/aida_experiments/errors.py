@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """One clear sentence: the value, the reason and the fix. The command prints it and exits with 2."""
+
+
+def warn(message: str) -> None:
+    """One line on stderr, for what a person should know and need not change."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def choose(kind: str, name: str, valid: Iterable[str]) -> str:

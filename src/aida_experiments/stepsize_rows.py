@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from aida_experiments.errors import UserError
-from aida_experiments.report_data import Result, read_groups
+from aida_experiments.report_data import Result
+from aida_experiments.report_read import config_files, read_groups
 from aida_experiments.report_stats import stepsize_rows
 from aida_experiments.runs import Row
 
 Runs = dict[str, list[Row]]
-TEXT = ("kind", "parameter", "optimizer")
+TEXT = ("kind", "parameter", "optimizer", "label")
 
 
 def read_runs(sources: Sequence[str]) -> tuple[Runs, list[str]]:
@@ -55,7 +56,7 @@ def split_name(source: str) -> tuple[str, Path]:
 
 def _folder(folder: Path) -> Runs:
     """Every optimizer of the runs below a folder; seeds of one go together."""
-    if not any(folder.rglob("config.json")):
+    if next(config_files(folder, []), None) is None:
         if (folder / "rows.jsonl").exists():
             return _file(folder / "rows.jsonl")
         raise UserError(f"{folder} has no rows: it is no run's folder, and there is none below it.")
@@ -82,7 +83,7 @@ def _file(path: Path) -> Runs:
         raise UserError(f"{path} is neither a folder nor a .jsonl or .csv file of rows.")
     runs: Runs = {}
     for row in readers[path.suffix](path):
-        runs.setdefault(row.get("optimizer") or "", []).append(row)
+        runs.setdefault(row.get("label") or row.get("optimizer") or "", []).append(row)
     if not runs:
         raise UserError(f"{path} has no rows yet.")
     return runs

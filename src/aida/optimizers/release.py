@@ -188,7 +188,9 @@ class _InOrder:
         if not here and not message[-1] > 0:
             return
         flat = message[:-1].div_(dist.get_world_size(self._group))
-        whole = torch.view_as_complex(flat.view(*grad.shape, 2)) if grad.is_complex() else flat.view(grad.shape)
+        whole = (
+            torch.view_as_complex(flat.view(*grad.shape, 2)) if grad.is_complex() else flat.view(grad.shape)
+        )
         p.grad = torch.empty_like(p).copy_(whole)
         handle = self._handle()
         assert handle is not None
