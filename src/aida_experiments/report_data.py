@@ -98,7 +98,12 @@ class Result:
 
     @cached_property
     def stepsizes(self) -> list[Row]:
-        return [row for row in self.rows if row.get("kind") == "stepsize"]
+        """The rows of its layers that say which layer and epoch; what is not a finite number is None."""
+        return [
+            _layer(row)
+            for row in self.rows
+            if row.get("kind") == "stepsize" and all(_whole(row.get(key)) for key in ("layer", "epoch"))
+        ]
 
     @cached_property
     def times(self) -> list[Row]:
@@ -132,6 +137,25 @@ class Result:
 
 def _finite(value: Any) -> bool:
     return number(value) and isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _layer(row: Row) -> Row:
+    told = {
+        key: value for key, value in row.items() if key in ("kind", "parameter") and isinstance(value, str)
+    }
+    numbers = {key: value if _finite(value) else None for key, value in row.items() if key not in told}
+    histogram = row.get("histogram")
+    if isinstance(histogram, dict) and isinstance(histogram.get("counts"), list):
+        bins, low, counts = histogram.get("per_octave"), histogram.get("low"), histogram["counts"]
+        if _whole(bins) and bins > 0 and _finite(low) and all(_whole(count) for count in counts):
+            numbers["histogram"] = histogram
+    return (
+        {"numel": 0, **numbers, **told} if _whole(numbers.get("numel")) else {**numbers, **told, "numel": 0}
+    )
 
 
 def flatten(settings: Row, prefix: str = "") -> Row:

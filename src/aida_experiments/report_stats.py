@@ -31,7 +31,10 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values)) if values else None
+        if len(values) < 2:
+            return cls(values[0], None, 1) if values else None
+        mean, std = fmean(values), stdev(values)
+        return cls(mean, std if std > TIE * abs(mean) else 0.0, len(values))
 
 
 @dataclass(frozen=True)

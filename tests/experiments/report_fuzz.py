@@ -90,6 +90,8 @@ def _write(made: Folder, task, optimizer, rate, number, kind, epochs, rng) -> No
     done = {"diverged": "diverged", "unfinished": None}.get(kind, "finished")
     shown = [] if kind == "emptied" else epochs
     lines = "".join(json.dumps(row) + "\n" for row in shown)
+    layers = _layers(optimizer, shown, rng)
+    lines += "".join(json.dumps(row) + "\n" for row in layers)
     if kind == "diverged":
         lines += json.dumps({"kind": "diverged", "epoch": len(epochs) + 1, "lr": 0.1}) + "\n"
     (folder / "config.json").write_text(json.dumps(config))
@@ -106,7 +108,31 @@ def _write(made: Folder, task, optimizer, rate, number, kind, epochs, rng) -> No
         return
     epochs = [] if kind in ("emptied", "no rows") else epochs
     run = {"task": task, "optimizer": optimizer, "lr": settings["lr"], "rate": rate, "seed": number}
-    made.runs.append({**run, "done": done, "epochs": pd.DataFrame(epochs), "times": pd.DataFrame(times)})
+    made.runs.append(
+        {
+            **run,
+            "done": done,
+            "epochs": pd.DataFrame(epochs),
+            "times": pd.DataFrame(times),
+            "layers": layers if kind != "no rows" else [],
+        }
+    )
+
+
+def _layers(optimizer: str, epochs: list[dict], rng) -> list[dict[str, Any]]:
+    """Stepsizes such as foreign hands may have left them."""
+    odd = [None, float("nan"), float("inf"), "text", [1]]
+    rows = []
+    for epoch in [row["epoch"] for row in epochs] if optimizer != "sgd" else []:
+        for layer in (1, 2):
+            row = {"kind": "stepsize", "epoch": epoch, "layer": layer, "parameter": f"{layer}.weight"}
+            row |= {"numel": 10, "mean": float(rng.exponential()), "std": float(rng.exponential())}
+            if rng.random() < 0.1:
+                row[str(rng.choice(["mean", "std", "cap", "histogram"]))] = odd[rng.integers(len(odd))]
+            rows.append(row)
+    if rng.random() < 0.1:
+        rows.append({"kind": "stepsize", "mean": 1.0})
+    return rows
 
 
 def _neighbours(made: Folder, rng) -> None:
@@ -136,7 +162,33 @@ def expected(made: Folder) -> dict[str, pd.DataFrame]:
     return {task: _expected(task, own) for task, own in runs.groupby("task")} if len(runs) else {}
 
 
-def _state(run: pd.Series, measure: str) -> str:
+def layer_table(task: str, runs: list[dict[str, Any]], labels: dict[str, str]) -> pd.DataFrame:
+    """Mean and deviation of each layer at its last epoch, over the runs that count."""
+    rows = []
+    for run in (pd.Series(run) for run in runs if run["task"] == task):
+        label = labels[run["optimizer"], run["lr"]]
+        rows += [{"label": label, "state": _state(run), "std": None, **row} for row in run["layers"]]
+    table = pd.DataFrame(rows, columns=["label", "state", "layer", "epoch", "mean", "std"])
+    table = table[table["layer"].notna()]
+    out = {}
+    for label, own in table.groupby("label"):
+        for state in ("finished", "unfinished", "diverged"):
+            if (own["state"] == state).any():
+                own = own[own["state"] == state]
+                break
+        for layer, each in own.groupby("layer"):
+            last = each[each["epoch"] == each["epoch"].max()]
+            means = [_mean(last[name], places) for name, places in (("mean", 5), ("std", 4))]
+            out[label, int(layer)] = [str(int(each["epoch"].max())), *means]
+    return pd.DataFrame(out).T
+
+
+def _mean(values: pd.Series, digits: int) -> str:
+    numbers = [value for value in values if isinstance(value, float) and np.isfinite(value)]
+    return f"{np.mean(numbers):.{digits}g}" if numbers else "–"
+
+
+def _state(run: pd.Series) -> str:
     """Finished only with every epoch; diverged where a number is not finite."""
     rows = run["epochs"]
     lost = len(rows) > 0 and not np.isfinite(rows.select_dtypes("number")).fillna(0).to_numpy().all()
@@ -147,7 +199,7 @@ def _state(run: pd.Series, measure: str) -> str:
 
 def _expected(task: str, runs: pd.DataFrame) -> pd.DataFrame:
     measure, words, higher, scale, digits = TASKS[task]
-    runs = runs.assign(state=[_state(run, measure) for _, run in runs.iterrows()])
+    runs = runs.assign(state=[_state(run) for _, run in runs.iterrows()])
     several = runs.groupby("optimizer")["rate"].transform(lambda rate: rate.notna().any())
     rate = runs["lr"].map(lambda lr: np.format_float_positional(lr, trim="-") if lr < 1e6 else "1e30")
     runs["label"] = np.where(several, runs["optimizer"] + " lr=" + rate, runs["optimizer"])
@@ -185,7 +237,8 @@ def _expected(task: str, runs: pd.DataFrame) -> pd.DataFrame:
             row[f"{kind}_values"] = found
             row[f"{kind}_mean"] = found.mean() if len(whole) and len(found) else np.nan
             if len(found):
-                spread = f" ± {text(scale * found.std(), digits)}" if len(found) > 1 else ""
+                std = found.std() if found.std() > 1e-12 * found.mean() else 0.0
+                spread = f" ± {text(scale * std, digits)}" if len(found) > 1 else ""
                 row[kind] = text(scale * found.mean(), digits) + spread
             else:
                 lost = "diverged" if row["diverged"] == len(own) else "–" if len(whole) else "no epoch yet"
@@ -204,6 +257,9 @@ def _expected(task: str, runs: pd.DataFrame) -> pd.DataFrame:
             table[f"{kind}_{against}"] = [
                 _against(row, order, kind, against, higher, scale, digits) for _, row in table.iterrows()
             ]
+    table["key"] = [
+        tuple(each) for each in runs.groupby("label", sort=False)[["optimizer", "lr"]].first().values
+    ]
     table.attrs = {"scored": scored, "words": words, "higher": higher, "measured": bool(columns)}
     return table
 

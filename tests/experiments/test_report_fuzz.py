@@ -16,7 +16,7 @@ from aida_experiments import report, report_html
 from aida_experiments.errors import UserError
 from aida_experiments.report_read import read_found
 from aida_experiments.report_tables import latex, markdown
-from experiments.report_fuzz import expected, make
+from experiments.report_fuzz import expected, layer_table, make
 
 FOLDERS, SHARE = 200, 10
 
@@ -37,7 +37,8 @@ class Cells(HTMLParser):
         if tag == "article":
             self.article = found["id"]
         elif tag == "table":
-            self.table = self.tables.setdefault((self.article, found["class"]), [])
+            known = sum(key[:2] == (self.article, found["class"]) for key in self.tables)
+            self.table = self.tables.setdefault((self.article, found["class"], known), [])
         elif tag == "tr" and self.table is not None:
             self.table.append([])
         elif tag in ("td", "th") and self.table is not None:
@@ -106,6 +107,8 @@ def test_every_surface_shows_what_the_files_say(tmp_path, plain, first, capsys):
             check_terminal(group, wanted)
             check_text_tables(group, wanted)
             check_page(page, name, wanted)
+            labels = dict(zip(wanted["key"], wanted["label"], strict=True))
+            check_layers(page, name, layer_table(group.results[0].config["task"], made.runs, labels))
             check_charts(data[name], wanted)
         if len(tables) > 1:
             check_overview(page, found.groups, tables)
@@ -181,7 +184,7 @@ def words(wanted: pd.DataFrame) -> str:
 
 
 def check_page(page: Cells, name: str, wanted: pd.DataFrame) -> None:
-    rows = page.tables[name, "sortable results"]
+    rows = page.tables[name, "sortable results", 0]
     against = ["rival", "adamw"] if len(rows[0]) == 9 else ["rival"]
     assert (len(against) == 2) == any("–" not in row["best_adamw"][0] for _, row in wanted.iterrows())
     for cells in rows[1:]:
@@ -199,6 +202,17 @@ def check_page(page: Cells, name: str, wanted: pd.DataFrame) -> None:
         assert shown == [row["best_epoch"], row["train_loss"], row["seconds"], row["step_ms"]]
     for kind in ("best", "last"):
         check_lead(page.leads[name, kind], kind, wanted)
+
+
+def check_layers(page: Cells, name: str, wanted: pd.DataFrame) -> None:
+    rows = next(
+        (t for key, t in page.tables.items() if key[0] == name and clean(t[0][-1][""]) == "deviation"), []
+    )
+    found = {}
+    for cells in rows[1:]:
+        label, layer, _, _, *shown = [clean(cell[""]) for cell in cells]
+        found[label, int(layer)] = shown
+    assert found == {key: list(row) for key, row in wanted.iterrows()}
 
 
 def check_lead(said: str, kind: str, wanted: pd.DataFrame) -> None:
@@ -247,7 +261,7 @@ def check_charts(data: dict, wanted: pd.DataFrame) -> None:
 
 
 def check_overview(page: Cells, groups, tables) -> None:
-    rows = page.tables["", "sortable matrix"]
+    rows = page.tables["", "sortable matrix", 0]
     order = [tables[group.results[0].config["task"]].set_index("label") for group in groups]
     for cells in rows[1:]:
         name = clean(cells[0][""])
