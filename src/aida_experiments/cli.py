@@ -207,7 +207,7 @@ def report(
         folder = expand(folder)
         if markdown or latex:
             from aida_experiments import report_tables
-            from aida_experiments.report_data import read_groups
+            from aida_experiments.report_read import read_groups
 
             form = report_tables.latex if latex else report_tables.markdown
             print(form(read_groups(folder)))  # typer.echo writes UTF-8 where the output is ASCII

@@ -19,7 +19,8 @@ from aida_experiments.errors import UserError, say, warn
 from aida_experiments.files import make_folder, to_json_lines, write_text
 from aida_experiments.jobs import Job, resolve_device, run_here
 from aida_experiments.progress import Bars
-from aida_experiments.report_data import Result, group, read_folder
+from aida_experiments.report_data import Result
+from aida_experiments.report_read import group, read_folder, stranger
 from aida_experiments.runs import Run, check_folder
 from aida_experiments.settings import write_setting
 
@@ -157,7 +158,7 @@ def conclude(plan: Plan, runs: Sequence[Run], folder: Path, console: Console) ->
     results = [result for each in groups for result in each.results]
     shown = {result.folder for result in results}
     results.sort(key=lambda result: (order.index(result.config["optimizer"]), result.label))
-    table = report.table(results, f"{plan.task} · {plan.model} · {plan.epochs} epochs")
+    table = report.table(results, f"{plan.task} · {plan.model} · {plan.epochs} epochs", console.width)
     rows, failed = folder / "rows.jsonl", []
 
     def write_rows() -> list[Path]:
@@ -196,6 +197,9 @@ def _others(folder: Path, own: Mapping[Path, Any]) -> Iterator[Result]:
     for path in sorted(folder.glob("*/seed-*/config.json")):
         if path.parent not in own:
             try:
-                yield read_folder(path.parent)
+                result = read_folder(path.parent)
+                if foreign := stranger(result.config):
+                    raise UserError(f"{path} is not of a run of aida: {foreign}")
+                yield result
             except UserError as error:
                 warn(f"left out: {error}")

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from aida.monitor import plots
 from aida.monitor.plots.style import blank, run_styles, time_axis
 from aida_experiments.files import Row, replaced
-from aida_experiments.report_data import Group, Result, key_label, key_measure, read_result
-from aida_experiments.report_stats import Spread, band, stepsize_rows, summarise
+from aida_experiments.report_data import Group, Result
+from aida_experiments.report_measures import key_label, key_measure
+from aida_experiments.report_read import read_result
+from aida_experiments.report_stats import band, stepsize_rows, summarise
+from aida_experiments.report_words import Line, at, better, chosen, line, listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,57 +27,72 @@ __all__ = ["learning_curves", "merged_rows", "read_result", "stepsizes", "table"
 
 
 def merged_rows(results: Iterable[Result]) -> Iterator[Row]:
-    """The rows of all runs, each with its optimizer and seed."""
+    """The rows of all runs, each with its optimizer, seed, and label, which tells settings apart."""
     for result in results:
-        origin = {key: result.config[key] for key in ("optimizer", "seed")}
+        origin = {"optimizer": result.config["optimizer"], "seed": result.seed, "label": result.optimizer}
         yield from ({**origin, **row} for row in result.rows)
 
 
-def table(results: Sequence[Result], title: str) -> Table:
-    """The comparison as a rich table, 80 columns wide; the best mean of each scored column is starred."""
+COLUMNS = {
+    "at best epoch": "", "at last epoch": "last scores", "n": "n", "best\nepoch": "best epochs",
+    "train\nloss": "training losses", "run\nsec.": "seconds", "step\nms": "milliseconds of a step",
+}  # fmt: skip
+"""Each column's head and what it is called; where it is too narrow for all, the last are left out first."""
+
+
+def table(results: Sequence[Result], title: str, width: int = 80) -> Table:
+    """The comparison as a rich table for so many columns of text; the best mean of each score is starred."""
     group = Group(title, results)
-    summaries, measure = summarise(group), group.measure
-    tested = group.scored_key != group.choosing_key
-    named = f"test {measure.label}" if tested else f"{measure.label} on the set that also validates"
-    view = Table(
-        title=title,
-        caption=f"{named}, at the epoch of the best validation {measure.name.replace('_', ' ')}, and at the "
-        f"last; mean ± standard deviation over {len({result.seed for result in results})} seed(s); "
-        "★ best of its column",
-        box=box.SIMPLE_HEAD,
+    lines = [line(summary, group) for summary in summarise(group)]
+    rows = [_cells(each) for each in lines]
+    heads = list(COLUMNS)
+    while len(heads) > 1 and _width(heads, rows) > width:
+        heads.pop()
+    left_out = [COLUMNS[head] for head in COLUMNS if head not in heads]
+    caption = (
+        f"{group.scored}{better(group)}, {at(group, 'best')} and at the last; mean ± standard deviation over "
+        f"n runs, each of another seed; ★ best of its column."
     )
-    view.add_column("optimizer", no_wrap=True)
-    for column in ("at best epoch", "at last epoch", "best\nepoch", "train\nloss", "run\nsec.", "step\nms"):
-        view.add_column(column, justify="right", no_wrap=True)
-    pick = max if measure.higher else min
-    best = {
-        name: pick((spread.mean for s in summaries if (spread := getattr(s, name))), default=None)
-        for name in ("at_best", "at_last")
-    }
-
-    def score(spread: Spread | None, best: float | None, lost: str) -> Text:
-        if spread is None:
-            return Text(lost, style="red")
-        starred = spread.mean == best
-        shown = spread.show(measure.form, measure.scale)
-        return Text("★ " * starred + shown, style="bold green" if starred else "")
-
-    def mean(spread: Spread | None, form: str) -> str:
-        return "–" if spread is None else format(spread.mean, form)
-
-    for summary in summaries:
-        lost = f"\n{summary.diverged} diverged" if summary.diverged else ""
-        nothing = "diverged" if summary.diverged else "no epoch yet"
-        view.add_row(
-            summary.optimizer + lost,
-            score(summary.at_best, best["at_best"], nothing),
-            score(summary.at_last, best["at_last"], nothing),
-            mean(summary.best_epoch, ".1f"),
-            mean(summary.train_loss, ".4f"),
-            mean(summary.seconds, ".1f" if summary.seconds and summary.seconds.mean < 100 else ".0f"),
-            mean(summary.step_ms, ".2f"),
-        )
+    if not group.keys:
+        caption = chosen(group)
+    elif not group.tested:
+        caption += f" {chosen(group)}"
+    if left_out:
+        caption += f" Not shown in {width} columns: {listed(left_out)}."
+    view = Table(
+        title=Text(title, "table.title"), caption=Text(caption, "table.caption"), caption_justify="left",
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    view.add_column("optimizer", overflow="fold")
+    for head in heads:
+        view.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        view.add_row(*row[: 1 + len(heads)])
     return view
+
+
+def _cells(shown: Line) -> list[Text]:
+    def score(kind: str) -> Text:
+        found = shown.scores[kind]
+        style = "bold green" if found.first else "red" if found.text == "diverged" else ""
+        return Text("★ " * found.first + str(found), style=style)
+
+    name = "\n".join([shown.name, *(text for _, text in shown.lost)])
+    others = (shown.runs, shown.best_epoch, shown.train_loss, shown.seconds, shown.step_ms)
+    return [Text(name), score("best"), score("last"), *map(Text, others)]
+
+
+def _width(heads: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
+    """Of a table with these columns, two spaces apart; names may be broken at their spaces, scores never."""
+    names = [
+        part for row in rows for part in (*row[0].plain.split("\n")[0].split(), *row[0].plain.split("\n")[1:])
+    ]
+    columns = [
+        ["optimizer", *names],
+        *([head, *(row[i].plain for row in rows)] for i, head in enumerate(heads, 1)),
+    ]
+    widths = [max(cell_len(part) for text in column for part in text.split("\n")) for column in columns]
+    return sum(widths) + 2 * len(heads)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -99,7 +118,7 @@ def learning_curves(results: Sequence[Result]) -> Figure | None:
         measure = key_measure(key)
         settled = []
         for optimizer, style in zip(group.optimizers, run_styles(len(group.optimizers)), strict=True):
-            curve = band(group.of(optimizer), key)
+            curve = band(group, optimizer, key)
             mean = [measure.scale * spread.mean for spread in curve.values()]
             std = [measure.scale * (spread.std or 0.0) for spread in curve.values()]
             axes.plot(list(curve), mean, label=optimizer, linewidth=1.6, **style)

@@ -11,21 +11,23 @@ from aida.monitor.plots import MEASURES, Layer, layers
 from aida.monitor.plots.series import coarser, fitting, spaced
 from aida.monitor.plots.style import IN_LEGEND, caps
 from aida.monitor.record import histogram_edges
-from aida_experiments.report_data import Group, Measure, Result, key_label, key_measure
+from aida_experiments.report_data import Group, Result
+from aida_experiments.report_measures import Measure, key_label, key_measure
 from aida_experiments.report_stats import Interval, Score, Summary, band, seconds_by_epoch, stepsize_rows
+from aida_experiments.report_words import KINDS, Difference, ScoreText, line
 
 View = dict[str, Any]
 
 
 def charts(group: Group, summaries: Sequence[Summary], colours: Mapping[str, int]) -> View:
     """Numbers for the script; everything is already multiplied by its measure's scale."""
-    measure = group.measure
     stepsizes = {name: layers(stepsize_rows(group.of(name))) for name in group.optimizers}
     by_layer = layer_charts(stepsizes, "epoch")
+    every = {kind: [each for s in summaries for each in getattr(s, kind).values.values()] for kind in KINDS}
     return {
         **by_layer,
-        "scored": key_label(group.scored_key),
-        "higher": measure.higher,
+        "scored": group.scored,
+        "higher": group.measure.higher,
         "keys": [
             {"key": key, "label": key_label(key), "higher": key_measure(key).higher} for key in group.keys
         ],
@@ -36,8 +38,11 @@ def charts(group: Group, summaries: Sequence[Summary], colours: Mapping[str, int
                 "colour": colours[summary.optimizer],
                 "provisional": summary.provisional,
                 "diverged": summary.diverged,
-                "scores": {kind: score_chart(getattr(summary, kind), measure) for kind in ("best", "last")},
-                "curves": {key: curve_chart(group.of(summary.optimizer), key) for key in group.keys},
+                "scores": {
+                    kind: score_chart(getattr(summary, kind), shown, group.measure, every[kind])
+                    for kind, shown in line(summary, group).scores.items()
+                },
+                "curves": {key: curve_chart(group, summary.optimizer, key) for key in group.keys},
                 "runs": [run_chart(result, group.keys) for result in group.of(summary.optimizer)],
                 **by_layer["optimizers"][summary.optimizer],
             }
@@ -48,39 +53,67 @@ def charts(group: Group, summaries: Sequence[Summary], colours: Mapping[str, int
 
 def short(value: float | None, scale: float = 1.0) -> float | None:
     """Six digits are more than a pixel."""
-    return None if value is None or not isfinite(value) else float(f"{scale * value:.6g}")
+    return None if value is None or not isfinite(scale * value) else float(f"{scale * value:.6g}")
 
 
-def score_chart(score: Score, measure: Measure) -> View:
-    def interval(found: Interval | None) -> View | None:
+def score_chart(score: Score, shown: ScoreText, measure: Measure, every: Sequence[float]) -> View:
+    """One optimizer's dots, their mean and its differences; `every` has the scores of all that are drawn."""
+
+    def interval(found: Interval | None, told: Difference) -> View | None:
         if found is None:
             return None
         bounds = {"mean": found.mean, "low": found.low, "high": found.high}
-        return {"rival": found.rival, **{key: short(value, measure.scale) for key, value in bounds.items()}}
+        numbers = {key: short(value, measure.scale) for key, value in bounds.items()}
+        return {"rival": found.rival, "n": found.n, "sign": told.sign, "text": str(told), **numbers}
 
     spread = score.spread
     return {
+        "text": str(shown),
         "seeds": list(score.values),
-        "values": [short(value * measure.scale) for value in score.values.values()],
-        "mean": short(spread.mean * measure.scale) if spread else None,
-        "std": short(spread.std * measure.scale) if spread and spread.std is not None else None,
-        "best_rival": interval(score.best_rival),
-        "adamw": interval(score.adamw),
+        "values": [short(value, measure.scale) for value in score.values.values()],
+        "shown": [measure.show(value) for value in score.values.values()],
+        "aside": aside(list(score.values.values()), every),
+        "mean": short(spread.mean, measure.scale) if spread else None,
+        "std": short(spread.std, measure.scale) if spread else None,
+        "best_rival": interval(score.best_rival, shown.best_rival),
+        "adamw": interval(score.adamw, shown.adamw),
     }
 
 
-def curve_chart(results: Sequence[Result], key: str) -> View:
+NEAR, APART, ROOM = 0.012, 0.14, 0.7
+"""Dots within that share of the axis would hide one another: they are put so far apart, in units of a row's
+height, or as far as there is room."""
+
+
+def aside(values: Sequence[float], every: Sequence[float]) -> list[float]:
+    """How far above or below its row's middle each dot is drawn."""
+    near = NEAR * (max(every, default=0) - min(every, default=0))
+    heaps: list[list[int]] = []
+    for i in sorted(range(len(values)), key=lambda i: values[i]):
+        if heaps and values[i] - values[heaps[-1][0]] <= near:
+            heaps[-1].append(i)
+        else:
+            heaps.append([i])
+    places = [0.0] * len(values)
+    for heap in heaps:
+        step = min(APART, ROOM / max(1, len(heap) - 1))
+        for k, each in enumerate(heap):
+            places[each] = round(step * (k - (len(heap) - 1) / 2), 4)
+    return places
+
+
+def curve_chart(group: Group, optimizer: str, key: str) -> View:
     """Mean and deviation by epoch, and the mean wall seconds at which those epochs ended."""
     scale = key_measure(key).scale
-    curve = band(results, key)
-    clocks = [seconds_by_epoch(result) for result in results if not result.diverged and result.epochs]
+    curve = band(group, optimizer, key)
+    clocks = [seconds_by_epoch(result) for result in group.counted(optimizer) if result.series(key)]
+    timed = all(epoch in clock for epoch in curve for clock in clocks)
     return {
         "epoch": list(curve),
-        "seconds": [short(fmean(c[e] for c in clocks if e in c)) if any(e in c for c in clocks) else None
-                    for e in curve],
-        "mean": [short(scale * spread.mean) for spread in curve.values()],
-        "std": [short(scale * (spread.std or 0.0)) for spread in curve.values()],
-    }  # fmt: skip
+        "seconds": [short(fmean(clock[epoch] for clock in clocks)) if timed else None for epoch in curve],
+        "mean": [short(spread.mean, scale) for spread in curve.values()],
+        "std": [short(spread.std or 0.0, scale) for spread in curve.values()],
+    }
 
 
 def run_chart(result: Result, keys: Sequence[str]) -> View:
@@ -88,12 +121,11 @@ def run_chart(result: Result, keys: Sequence[str]) -> View:
     epochs = [row["epoch"] for row in result.epochs]
     return {
         "seed": result.seed,
-        "status": result.status or "unfinished",
+        "status": result.state,
         "epoch": epochs,
         "seconds": [short(clock.get(epoch)) for epoch in epochs],
         "values": {
-            key: [short(row[key] * key_measure(key).scale) if key in row else None for row in result.epochs]
-            for key in keys
+            key: [short(row.get(key), key_measure(key).scale) for row in result.epochs] for key in keys
         },
     }
 

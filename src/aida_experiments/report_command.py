@@ -1,36 +1,84 @@
-"""The command that makes a group of runs again, from their configurations."""
+"""The commands that make a group of runs again, from their configurations."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
-from aida_experiments.recipes import PRESETS, Recipe
-from aida_experiments.report_data import Group, Result, conditions, show
+from aida_experiments.report_data import Group, Result, flatten
+from aida_experiments.report_names import conditions, given, recipe_of, same, show
 
 
 def command(group: Group) -> str:
-    """`aida compare …`, or `aida sweep …` where settings are neither a recipe's nor one learning rate."""
-    first = group.results[0].config
-    shared = conditions(group.results[0])
+    """One `aida compare …`, or `aida sweep …` where settings are neither a recipe's nor one learning rate.
+
+    Where one command would run more than there is, such as seeds that are missing: a line for each optimizer
+    and its consecutive seeds.
+    """
+    if _product(group.results) in (None, {_run(result) for result in group.results}):
+        return _command(group.results)
+    return "\n".join(_command(part) for label in group.optimizers for part in _consecutive(group.of(label)))
+
+
+def _command(results: Sequence[Result]) -> str:
+    first = results[0].config
+    shared = conditions(results[0])
     shared |= {"device": first.get("device"), "threads": first.get("threads")}
     if first.get("devices", 1) > 1:
         shared |= {key: first.get(key) for key in ("devices", "strategy")}
-    optimizers = dict.fromkeys(result.config["optimizer"] for result in group.results)
-    seeds = sorted({result.seed for result in group.results})
-    grid = _grid(group)
+    seeds = _seeds(results)
+    grid = _grid(results)
     one_lr = list(grid) == ["lr"] and len(grid["lr"]) == 1
+    values = {key: ",".join(map(show, each)) for key, each in grid.items()}
     return shlex.join(
         [
             *("aida", "sweep" if grid and not one_lr else "compare", shared.pop("task")),
-            *("--optimizers", ",".join(optimizers)),
-            *("--seeds", str(seeds[-1] - seeds[0] + 1), "--first-seed", str(seeds[0])),
+            *("--optimizers", ",".join(_optimizers(results))),
+            *("--seeds", str(len(seeds)), "--first-seed", str(seeds[0])),
             *_options(shared),
             *(["--lr" if one_lr else "--grid"] if grid else []),
-            *(grid["lr"] if one_lr else (f"{key}={','.join(values)}" for key, values in grid.items())),
+            *(values.values() if one_lr else (f"{key}={each}" for key, each in values.items())),
         ]
     )
+
+
+def _optimizers(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(result.config["optimizer"] for result in results))
+
+
+def _seeds(results: Sequence[Result]) -> range:
+    seeds = [result.seed for result in results]
+    return range(min(seeds), max(seeds) + 1)
+
+
+def _run(result: Result) -> tuple[str, str, int]:
+    return result.config["optimizer"], same(result.settings), result.seed
+
+
+def _product(results: Sequence[Result]) -> set[tuple[str, str, int]] | None:
+    """The runs that one command would make; None where that cannot be known, for want of a recipe."""
+    recipes = {result.config["optimizer"]: recipe_of(result) for result in results}
+    grid = _grid(results)
+    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    made = set()
+    for name, recipe in recipes.items():
+        if recipe is None:
+            return None
+        for point, seed in product(points, _seeds(results)):
+            made.add((name, same({**flatten(dict(recipe.settings)), **point}), seed))
+    return made
+
+
+def _consecutive(results: Sequence[Result]) -> Iterator[list[Result]]:
+    part: list[Result] = []
+    for result in sorted(results, key=lambda result: result.seed):
+        if part and result.seed != part[-1].seed + 1:
+            yield part
+            part = []
+        part.append(result)
+    yield part
 
 
 def _options(values: Mapping[str, Any]) -> list[str]:
@@ -45,27 +93,11 @@ def _options(values: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _grid(group: Group) -> dict[str, list[str]]:
+def _grid(results: Sequence[Result]) -> dict[str, list[Any]]:
     """The values of every setting that is not everywhere its recipe's."""
-    own = dict.fromkeys(key for result in group.results for key in given(result))
-    found = {key: [result.config.get("settings", {}).get(key) for result in group.results] for key in own}
-    return {
-        key: list(dict.fromkeys(show(value) for value in values if value is not None))
-        for key, values in found.items()
-    }
-
-
-def given(result: Result) -> list[str]:
-    """The names of a run's settings that are not its recipe's."""
-    recipe = recipe_of(result)
-    settings = result.config.get("settings", {})
-    return [key for key, value in settings.items() if recipe is None or recipe.settings.get(key) != value]
-
-
-def recipe_of(result: Result) -> Recipe | None:
-    """The recipe that a run's settings began with."""
-    preset = PRESETS.get(result.config["task"], {}).get(result.config.get("preset", "small"))
-    return preset.recipes.get(result.config["optimizer"]) if preset else None
+    own = dict.fromkeys(key for result in results for key in given(result))
+    found = {key: {same(value): value for value in (r.settings.get(key) for r in results)} for key in own}
+    return {key: [value for value in values.values() if value is not None] for key, values in found.items()}
 
 
 def source(result: Result) -> str:

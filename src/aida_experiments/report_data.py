@@ -1,91 +1,31 @@
-"""Folders of runs as a report sees them: measures, results, and groups of results that can be compared."""
+"""Runs as a report sees them: what is whole in their rows, and groups of them that can be compared."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
-from aida_experiments.errors import UserError, warn
-from aida_experiments.files import Row, read_json, read_json_lines
-from aida_experiments.runs import Run, read_done
+from aida_experiments.report_measures import MEASURES, NOTHING, SPLITS, Measure, key_label, key_measure
+from aida_experiments.runs import Row
 
 CAPPED = ("aida", "laida", "adabelief", "ladabelief", "adamplus", "ladam")
 """Members of the family, with eps inside the root; a suffix as in "aida-k1" names a variant."""
 
-SPLITS = ("train", "validation", "test")
 
-PLACE = ("device", "devices", "strategy", "threads", "workers")
-"""What of a configuration says where a run ran: no reason to keep two runs apart."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What a number is called and how it is shown: `scale` turns 0.97 into 97 %."""
-
-    name: str
-    label: str
-    higher: bool = False
-    scale: float = 1.0
-    form: str = ".4g"
-
-    def show(self, value: float) -> str:
-        return format(self.scale * value, self.form)
-
-    def signed(self, difference: float) -> str:
-        """With its sign; what rounds to zero has a plus, not a minus."""
-        shown = format(self.scale * difference, "+" + self.form)
-        return shown.replace("-", "+") if float(shown) == 0 else shown
-
-    def better(self, difference: float) -> bool:
-        return difference > 0 if self.higher else difference < 0
-
-
-# In the order in which they rank optimizers.
-MEASURES = {
-    measure.name: measure
-    for measure in (
-        Measure("accuracy", "accuracy, %", higher=True, scale=100, form=".2f"),
-        Measure("bleu", "BLEU", higher=True, form=".2f"),
-        Measure("fid", "FID", form=".2f"),
-        Measure("frechet_mnist", "Fréchet distance in the features of a classifier of MNIST", form=".2f"),
-        Measure(
-            "frechet_cifar10", "Fréchet distance in the features of a classifier of CIFAR-10", form=".2f"
-        ),
-        Measure("frechet", "Fréchet distance in the given features"),
-        Measure("perplexity", "perplexity", form=".2f"),
-        Measure("token_accuracy", "token accuracy, %", higher=True, scale=100, form=".2f"),
-        Measure("top5_accuracy", "top-5 accuracy, %", higher=True, scale=100, form=".2f"),
-        Measure("wasserstein", "Wasserstein distance as the critic estimates it", form=".3f"),
-        Measure("loss", "loss", form=".4f"),
-    )
-}
-
-
-def measure_named(name: str) -> Measure:
-    """A measure by its name; an unknown one is shown by its name, and less of it counts as better."""
-    return MEASURES.get(name) or Measure(name, name.replace("_", " "))
-
-
-def key_measure(key: str) -> Measure:
-    """The measure of a key of a row: "validation_accuracy" is accuracy on the validation set."""
-    split, _, name = key.partition("_")
-    return measure_named(name if split in SPLITS else key)
-
-
-def key_label(key: str) -> str:
-    """ "validation_accuracy" is "validation accuracy, %"."""
-    split = key.partition("_")[0]
-    return f"{split} {key_measure(key).label}" if split in SPLITS else key_measure(key).label
+def number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run: its configuration, its status ("finished", "diverged" or None) and its rows."""
+    """One run: its configuration, what its done.json says, and its rows as they were found.
+
+    What the rows do not bear out does not count: `state` is "finished" only where every epoch is there.
+    """
 
     config: Row
     status: str | None
@@ -104,33 +44,118 @@ class Result:
         return self.config["seed"]
 
     @property
-    def diverged(self) -> bool:
-        return self.status == "diverged"
+    def wanted(self) -> int | None:
+        """The epochs that were asked for, where the configuration says it."""
+        epochs = self.config.get("epochs")
+        return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) else None
 
     @cached_property
+    def _read(self) -> tuple[list[Row], str, bool]:
+        """The epochs up to the first fault, what that is, and whether it is a number that is not finite."""
+        epochs: list[Row] = []
+        for row in self.rows:
+            if row.get("kind") != "epoch":
+                continue
+            if row.get("epoch") != len(epochs) + 1:
+                return epochs, f"epoch {row.get('epoch')} follows epoch {len(epochs)}", False
+            measures = {key: value for key, value in row.items() if number(value)}
+            for key, value in measures.items():
+                if not isfinite(value):
+                    return epochs, f"epoch {row['epoch']} has {key} {value}", True
+            epochs.append(measures)
+        return epochs, "", False
+
+    @property
     def epochs(self) -> list[Row]:
-        """The rows of the whole epochs, in order."""
-        return [row for row in self.rows if row["kind"] == "epoch"]
+        """The numbers of each whole epoch, in order, before any that are not finite."""
+        return self._read[0]
+
+    @cached_property
+    def state(self) -> str:
+        """ "finished", "diverged" or "unfinished"."""
+        _, fault, lost = self._read
+        if self.status == "diverged" or lost:
+            return "diverged"
+        whole = not fault and len(self.epochs) >= (self.wanted or 1)
+        return "finished" if self.status == "finished" and whole else "unfinished"
+
+    @property
+    def note(self) -> str:
+        """Where the rows and done.json disagree."""
+        fault = self._read[1]
+        if self.status == "finished" and self.state == "unfinished":
+            has = fault or f"rows.jsonl has {len(self.epochs)} of {self.wanted or 'its'} epochs"
+            return f"done.json says finished, but {has}"
+        return fault
+
+    @property
+    def diverged(self) -> bool:
+        return self.state == "diverged"
+
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
 
     @cached_property
     def stepsizes(self) -> list[Row]:
-        return [row for row in self.rows if row["kind"] == "stepsize"]
+        """The rows of its layers that say which layer and epoch; what is not a finite number is None."""
+        return [
+            _layer(row)
+            for row in self.rows
+            if row.get("kind") == "stepsize" and all(_whole(row.get(key)) for key in ("layer", "epoch"))
+        ]
+
+    @cached_property
+    def times(self) -> list[Row]:
+        """The timings of its whole epochs; none unless every one of them was timed."""
+        keys = ("seconds", "step_ms")
+        timed = [row for row in self.timings if all(_finite(row.get(key)) for key in keys)]
+        first = timed[: len(self.epochs)]
+        return first if [row.get("epoch") for row in first] == [row["epoch"] for row in self.epochs] else []
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall seconds of its whole epochs."""
+        return sum(row["seconds"] for row in self.times) if self.times else None
 
     @property
     def settings(self) -> dict[str, Any]:
-        return flatten(self.config.get("settings", {}))
+        return flatten(self.config.get("settings") or {})
 
     @property
     def cap(self) -> float | None:
         """The largest adaptive stepsize, sqrt((1 - b2) / eps), 316.23 by default; None if eps sets none."""
         if self.config["optimizer"].split("-")[0] not in CAPPED:
             return None
-        settings = self.config.get("settings", {})
+        settings = self.config.get("settings") or {}
         return sqrt((1 - settings.get("betas", (0.9, 0.999))[1]) / settings.get("eps", 1e-8))
 
     def series(self, key: str) -> dict[int, float]:
         """A measure by epoch, where it was taken."""
         return {row["epoch"]: row[key] for row in self.epochs if key in row}
+
+
+def _finite(value: Any) -> bool:
+    return number(value) and isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _layer(row: Row) -> Row:
+    told = {
+        key: value for key, value in row.items() if key in ("kind", "parameter") and isinstance(value, str)
+    }
+    numbers = {key: value if _finite(value) else None for key, value in row.items() if key not in told}
+    histogram = row.get("histogram")
+    if isinstance(histogram, dict) and isinstance(histogram.get("counts"), list):
+        bins, low, counts = histogram.get("per_octave"), histogram.get("low"), histogram["counts"]
+        if _whole(bins) and bins > 0 and _finite(low) and all(_whole(count) for count in counts):
+            numbers["histogram"] = histogram
+    return (
+        {"numel": 0, **numbers, **told} if _whole(numbers.get("numel")) else {**numbers, **told, "numel": 0}
+    )
 
 
 def flatten(settings: Row, prefix: str = "") -> Row:
@@ -156,134 +181,67 @@ class Group:
     def of(self, optimizer: str) -> list[Result]:
         return [result for result in self.results if result.optimizer == optimizer]
 
+    def counted(self, optimizer: str) -> list[Result]:
+        """What speaks for an optimizer: its finished runs, or all that have not diverged where none is."""
+        whole = [result for result in self.of(optimizer) if not result.diverged]
+        return [result for result in whole if result.finished] or whole
+
     @cached_property
     def keys(self) -> list[str]:
         """Everything that was measured by epoch, the training loss first."""
         names = dict.fromkeys(key for result in self.results for row in result.epochs for key in row)
-        return sorted((key for key in names if key not in ("kind", "epoch", "lr")), key=_key_order)
+        return sorted((key for key in names if key not in ("epoch", "lr")), key=_key_order)
 
     @cached_property
     def measure(self) -> Measure:
         """What ranks the optimizers: the first of MEASURES that was taken on the split that chooses."""
         chosen = [key for key in self.keys if key.startswith("validation_")] or self.keys
+        if not chosen:
+            return NOTHING
         names = [key_measure(key).name for key in chosen]
-        return next((MEASURES[name] for name in MEASURES if name in names), MEASURES["loss"])
+        return next((MEASURES[name] for name in MEASURES if name in names), key_measure(chosen[0]))
 
     @property
     def choosing_key(self) -> str:
         """The measure that chooses a run's best epoch."""
         key = f"validation_{self.measure.name}"
-        return key if key in self.keys or not self.keys else self._any_key
+        if key in self.keys:
+            return key
+        return next((key for key in self.keys if key_measure(key).name == self.measure.name), NOTHING.name)
 
     @property
     def scored_key(self) -> str:
-        """The measure that is compared: of the test set, or of the validation set if there is no other."""
+        """The measure that is compared: of the test set, or that which chooses if there is no other."""
         key = f"test_{self.measure.name}"
         return key if key in self.keys else self.choosing_key
 
     @property
-    def _any_key(self) -> str:
-        return next((key for key in self.keys if key_measure(key).name == self.measure.name), "train_loss")
+    def scored(self) -> str:
+        return key_label(self.scored_key)
+
+    @property
+    def chosen_by(self) -> str:
+        return key_label(self.choosing_key).removesuffix(", %")
+
+    @property
+    def tested(self) -> bool:
+        """Whether the score is of another set than the one that chooses the epoch."""
+        return self.scored_key != self.choosing_key
+
+    def _scored_rows(self, result: Result) -> list[Row]:
+        return [row for row in result.epochs if self.choosing_key in row and self.scored_key in row]
 
     def best(self, result: Result) -> Row | None:
         """The first epoch of the best choosing measure; None before there is one."""
-        rows = [row for row in result.epochs if self.choosing_key in row and self.scored_key in row]
         sign = 1 if self.measure.higher else -1
-        return max(rows, key=lambda row: sign * row[self.choosing_key], default=None)
+        return max(self._scored_rows(result), key=lambda row: sign * row[self.choosing_key], default=None)
 
     def last(self, result: Result) -> Row | None:
-        return next((row for row in reversed(result.epochs) if self.scored_key in row), None)
+        """The last epoch with a score, which in a finished run is its last."""
+        return next(reversed(self._scored_rows(result)), None)
 
 
 def _key_order(key: str) -> tuple[int, int]:
     split, name = key.partition("_")[0], key_measure(key).name
     measure = list(MEASURES).index(name) if name in MEASURES else len(MEASURES)
     return SPLITS.index(split) if split in SPLITS else len(SPLITS), measure
-
-
-def read_result(run: Run) -> Result:
-    return read_folder(run.folder)
-
-
-def read_folder(folder: Path) -> Result:
-    """One run's folder, whatever there is of it yet. Raises UserError for a file that is damaged."""
-    versions, config, status = folder / "versions.json", read_json(folder / "config.json"), read_done(folder)
-    try:
-        found = read_json(versions, "nothing else depends on it") if versions.exists() else {}
-    except UserError as error:
-        warn(str(error))
-        found = {}
-    rows, timings = (read_json_lines(folder / f"{name}.jsonl") for name in ("rows", "timings"))
-    return Result(config, status, rows, timings, found, folder)
-
-
-def read_groups(folder: Path) -> list[Group]:
-    """Every run below a folder, grouped by what is comparable. Raises UserError where there is none."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: name one with runs in it, such as runs/digits-1.")
-    found = [read_folder(path.parent) for path in sorted(folder.rglob("config.json"))]
-    results = [result for result in found if {"task", "optimizer", "seed"} <= result.config.keys()]
-    if not results:
-        raise UserError(f"no runs below {folder}: `aida compare TASK --out {folder}` makes some.")
-    return group(results)
-
-
-def group(results: Iterable[Result]) -> list[Group]:
-    together: dict[str, list[Result]] = {}
-    for result in results:
-        together.setdefault(json.dumps(conditions(result), sort_keys=True), []).append(result)
-    titles = _titles([conditions(results[0]) for results in together.values()])
-    return [
-        Group(title, list(_labelled(_without_copies(results))))
-        for title, results in zip(titles, together.values(), strict=True)
-    ]
-
-
-def conditions(result: Result) -> Row:
-    """What all runs of a group share."""
-    own = ("optimizer", "settings", "seed", *PLACE)
-    return {key: value for key, value in result.config.items() if key not in own}
-
-
-def _titles(shared: Sequence[Row]) -> list[str]:
-    """Task and model, and what else tells a group from the others of the same name."""
-    names = [" · ".join(str(each[key]) for key in ("task", "model") if each.get(key)) for each in shared]
-    titles = []
-    for name, mine in zip(names, shared, strict=True):
-        others = [each for other, each in zip(names, shared, strict=True) if other == name]
-        differing = [key for key in mine if any(each.get(key) != mine[key] for each in others)]
-        titles.append(" · ".join([name, *(f"{key.replace('_', ' ')} {mine[key]}" for key in differing)]))
-    return titles
-
-
-def _without_copies(results: Iterable[Result]) -> list[Result]:
-    """Of runs with one configuration, in several folders, the one that got furthest."""
-    kept: dict[str, Result] = {}
-    for result in results:
-        own = {key: value for key, value in result.config.items() if key not in PLACE}
-        other = kept.setdefault(key := json.dumps(own, sort_keys=True), result)
-        if (result.status is not None, len(result.epochs)) > (other.status is not None, len(other.epochs)):
-            kept[key] = result
-    return list(kept.values())
-
-
-def _labelled(results: Sequence[Result]) -> Iterator[Result]:
-    """Names an optimizer that ran with several settings by those that differ, such as "aida lr=0.003"."""
-    for result in results:
-        name = result.config["optimizer"]
-        others = [other.settings for other in results if other.config["optimizer"] == name]
-        names = dict.fromkeys(key for settings in others for key in settings)
-        differing = [key for key in names if len({json.dumps(each.get(key)) for each in others}) > 1]
-        shown = " ".join(f"{key}={show(result.settings.get(key))}" for key in differing)
-        yield replace(result, label=f"{name} {shown}".strip())
-
-
-def show(value: Any) -> str:
-    """A setting as a person writes it: 1e-08 is 1e-8."""
-    if isinstance(value, float):
-        return f"{value:g}".replace("e-0", "e-")
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(show, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "–" if value is None else str(value)

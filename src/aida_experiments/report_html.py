@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from aida_experiments.report import write_figures
-from aida_experiments.report_data import Group, read_groups
-from aida_experiments.report_view import group_view, overview
+from aida_experiments.report_data import Group
+from aida_experiments.report_read import Found, LeftOut, read_found, say_left_out
+from aida_experiments.report_view import group_view, left_out_view, overview
 from aida_experiments.runs import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -17,10 +18,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def write_report(folder: Path) -> list[Path]:
     """Write the page and, as PNG and SVG, the figures; those of several tasks begin with the task's name."""
-    groups, paths = read_groups(folder), [write_html(folder)]
-    for group in groups:
+    found = _read(folder)
+    paths, used = [_write(found, folder)], set()
+    for group in found.groups:
         name = re.sub(r"[^a-z0-9]+", "-", group.title.lower()).strip("-")
-        prefix = f"{name}-" if len(groups) > 1 else ""
+        while name in used:
+            name += "-other"
+        used.add(name)
+        prefix = f"{name}-" if len(found.groups) > 1 else ""
         paths += write_figures(group.results, folder, ("png", "svg"), prefix)
     return paths
 
@@ -28,15 +33,25 @@ def write_report(folder: Path) -> list[Path]:
 def write_html(folder: Path) -> Path:
     """Write report.html in `folder` from every run below it, finished or not.
 
-    Raises UserError if there is no run, or a damaged file in one.
+    What is no run of ours, or is damaged, is left out: the page and a warning say so. Raises UserError if
+    there is no run.
     """
-    groups = read_groups(folder)
+    return _write(_read(folder), folder)
+
+
+def _read(folder: Path) -> Found:
+    found = read_found(folder)
+    say_left_out(found.left_out)
+    return found
+
+
+def _write(found: Found, folder: Path) -> Path:
     path = folder / "report.html"
-    write_text(path, render(groups, folder.resolve().name, folder))
+    write_text(path, render(found.groups, folder.resolve().name, folder, found.left_out))
     return path
 
 
-def render(groups: Sequence[Group], name: str, folder: Path) -> str:
+def render(groups: Sequence[Group], name: str, folder: Path, left_out: Sequence[LeftOut] = ()) -> str:
     """The page as text: the same groups give the same text."""
     colours = colour_numbers(groups)
     views = [group_view(group, f"task-{i}", folder, colours) for i, group in enumerate(groups, 1)]
@@ -46,6 +61,7 @@ def render(groups: Sequence[Group], name: str, folder: Path) -> str:
         about="optimizers compared",
         charts={view["id"]: view.pop("charts") for view in views},
         groups=views,
+        left_out=left_out_view(left_out, folder),
         overview=overview(groups, colours) if len(groups) > 1 else None,
     )
 

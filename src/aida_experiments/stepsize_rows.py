@@ -14,12 +14,13 @@ from aida.monitor import finite
 from aida.monitor.plots.series import apart
 from aida_experiments.errors import UserError
 from aida_experiments.files import expand
-from aida_experiments.report_data import Result, read_groups
+from aida_experiments.report_data import Result
+from aida_experiments.report_read import config_files, read_groups
 from aida_experiments.report_stats import stepsize_rows
 from aida_experiments.runs import Row
 
 Runs = dict[str, list[Row]]
-TEXT = ("kind", "parameter", "optimizer", "run")
+TEXT = ("kind", "parameter", "optimizer", "run", "label")
 
 
 def read_runs(sources: Sequence[str]) -> tuple[Runs, list[str]]:
@@ -59,7 +60,7 @@ def split_name(source: str) -> tuple[str, Path]:
 
 def _folder(folder: Path) -> Runs:
     """Every optimizer of the runs below a folder; seeds of one go together."""
-    if not any(folder.rglob("config.json")):
+    if next(config_files(folder, []), None) is None:
         if (folder / "rows.jsonl").exists():
             return _file(folder / "rows.jsonl")
         raise UserError(f"{folder} has no rows: it is no run's folder, and there is none below it.")
@@ -86,7 +87,9 @@ def _file(path: Path) -> Runs:
         raise UserError(f"{path} is neither a folder nor a .jsonl or .csv file of rows.")
     if not (rows := readers[path.suffix](path)):
         raise UserError(f"{path} has no rows yet.")
-    return {name: [dict(row) for row in own] for name, own in apart(rows).items()}
+    # A comparison's label tells an optimizer's settings apart.
+    named = [{**row, "optimizer": row["label"]} if row.get("label") else row for row in rows]
+    return {name: [dict(row) for row in own] for name, own in apart(named).items()}
 
 
 def _json_lines(path: Path) -> list[Row]:

@@ -38,6 +38,8 @@ def result(
             rows.append(row)
     if status == "diverged":
         rows.append({"kind": "diverged", "epoch": len(validation) + 1, "lr": 0.1})
+    if status == "finished":
+        conditions.setdefault("epochs", len(validation))
     timings = [{"epoch": i, "seconds": 2.0, "step_ms": 0.5} for i in range(1, len(validation) + 1)]
     config = {**CONDITIONS, **conditions, "optimizer": optimizer, "seed": seed, "settings": settings or {}}
     return Result(config, status, rows, timings, {"torch": "2.6.0", "commit": "0123456789abcdef"})

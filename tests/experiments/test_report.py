@@ -12,10 +12,55 @@ from aida_experiments import report
 from experiments.report_runs import RESULTS, result
 
 
-def show(results) -> str:
+def show(results, width: int = 80) -> str:
     text = io.StringIO()
-    Console(width=80, file=text).print(report.table(results, "title"))
+    Console(width=width, file=text).print(report.table(results, "title", width))
     return text.getvalue()
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 79, 80, 200])
+def test_scores_are_whole_however_narrow_the_terminal_is(width):
+    long = result("aida", 0, [0.5] * 3, [0.5] * 3)
+    shown = show([*RESULTS, replace(long, label="aida lr=0.003 weight_decay=0.0005 eps=1e-12")], width)
+    lines = shown.splitlines()
+    assert "…" not in shown
+    assert max(map(len, lines)) <= max(width, len("weight_decay=0.0005  ★ 87.50 ± 10.61"))
+    assert any("★ 87.50 ± 10.61" in line for line in lines)
+    caption = " ".join(shown.split())
+    named = {"90.00 ± 7.07": "last scores", "0.3333": "training losses", "0.50": "of a step"}
+    for column, told in named.items():
+        assert (column in caption) != (f"Not shown in {width} columns: " in caption and told in caption)
+    assert ("0.50" in caption) == (width == 200)
+
+
+def test_at_sixty_columns_both_scores_are_there():
+    assert "★ 87.50 ± 10.61  ★ 90.00 ± 7.07" in show(RESULTS, 60)
+
+
+def test_equal_means_are_both_the_best():
+    tied = [result(name, seed, [797 / 810], [797 / 810]) for name in ("aida", "sgd") for seed in (0, 1)]
+    assert show(tied).count("★ 98.40 ± 0.00") == 4
+    rounded = [result("aida", 0, [0.1 + 0.2], [0.1 + 0.2]), result("sgd", 0, [0.3], [0.3])]
+    assert show(rounded).count("★ 30.00") == 4
+
+
+def test_a_run_that_is_not_whole_is_in_no_mean():
+    emptied = replace(result("aida", 2, [0.5] * 3, [0.5] * 3), rows=[])
+    cut = result("aida", 3, [0.1], [0.1], epochs=3)
+    shown = show([*RESULTS, emptied, cut])
+    assert "★ 87.50 ± 10.61" in shown
+    assert "2 of 4" in shown
+    assert "2 unfinished" in shown
+    assert emptied.note == "done.json says finished, but rows.jsonl has 0 of 3 epochs"
+    assert "★ 50.00" not in show([emptied, cut])
+    assert "★ 10.00" not in show([emptied, cut])
+    assert "10.00 so far" in show([emptied, cut])
+
+
+def test_nothing_is_said_of_what_was_not_measured():
+    shown = " ".join(show(RESULTS[3:]).split())
+    assert "No epoch is whole yet." in shown
+    assert "loss," not in shown
 
 
 def test_table_marks_the_best_of_each_column():
@@ -44,7 +89,7 @@ def test_table_of_a_measure_of_which_less_is_better():
 def test_table_without_a_test_set():
     measured = [{k: v for k, v in row.items() if "test" not in k} for row in RESULTS[0].rows]
     only = [replace(RESULTS[0], rows=measured)]
-    assert "also validates" in " ".join(show(only).split())
+    assert "validation accuracy also chooses the epoch" in " ".join(show(only).split())
     assert "90.00" in show(only)
 
 

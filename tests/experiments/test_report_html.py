@@ -15,9 +15,14 @@ from typer.testing import CliRunner
 from aida_experiments import report_html
 from aida_experiments.cli import app
 from aida_experiments.recipes.digits import DIGITS
+from aida_experiments.report import merged_rows
+from aida_experiments.report_charts import aside
 from aida_experiments.report_command import command
-from aida_experiments.report_data import Group, read_groups
+from aida_experiments.report_data import Group
+from aida_experiments.report_html import colour_numbers
+from aida_experiments.report_read import group, read_found, read_groups
 from aida_experiments.report_tables import latex, markdown
+from aida_experiments.report_view import overview
 from experiments.report_runs import RESULTS, result, write
 
 VOID = {"meta", "link", "input", "img", "br"}
@@ -160,7 +165,7 @@ def test_markdown():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert {len(row) for row in cells} == {8}
     assert cells[2][:4] == ["aida", "**87.50 ± 10.61**", "**90.00 ± 7.07**", "2"]
-    assert cells[3][:5] == ["sgd", "70.00", "50.00", "1 of 2, 1 diverged", "-10.00 (aida)"]
+    assert cells[3][:5] == ["sgd", "70.00", "50.00", "1 of 2, 1 diverged", "-10.00 (aida, n = 1)"]
 
 
 def test_latex_is_escaped_once():
@@ -170,6 +175,124 @@ def test_latex_is_escaped_once():
     assert "\0" not in text
     assert text.count(r" \\") == 3
     assert text.count("{") == text.count("}")
+
+
+def test_equal_scores_share_rank_colour_and_the_sentence(tmp_path):
+    finals = {"aida": 0.9, "adamw": 797 / 810, "sgd": 797 / 810, "adabelief": 0.8}
+    for task in ("digits", "mnist"):
+        runs = [result(n, s, [v] * 3, [v] * 3, task=task) for n, v in finals.items() for s in range(3)]
+        write(tmp_path / task, runs)
+    view = overview(groups := read_groups(tmp_path), colour_numbers(groups))
+    shown = {
+        row["name"]: (row["rank"], row["cells"][0]["shade"], row["cells"][0]["shown"].first)
+        for row in view["rows"]
+    }
+    assert shown["adamw"] == shown["sgd"] == (1, 34, True)
+    assert (shown["aida"][0], shown["adabelief"][0]) == (3, 4)
+    page = Page(report_html.write_html(tmp_path))
+    assert page.words.count("adamw and sgd, tied at 98.40 % (means of 3 and 3 seeds).") == 4
+
+
+def test_a_setting_of_ones_own_is_in_the_name(tmp_path):
+    plain = dict(DIGITS["aida"].settings)
+    write(tmp_path, [result("aida", 0, [0.5], [0.5], settings={**plain, "lr": 1e30})])
+    write(tmp_path / "sgd", [result("sgd", 0, [0.5], [0.5], settings=dict(DIGITS["sgd"].settings))])
+    (group,) = read_groups(tmp_path)
+    assert sorted(group.optimizers) == ["aida lr=1e30", "sgd"]
+    page = Page(report_html.write_html(tmp_path))
+    assert {each["name"] for each in page.data["task-1"]["optimizers"]} == {"aida lr=1e30", "sgd"}
+    assert {row["label"] for row in merged_rows(group.results)} == {"aida lr=1e30", "sgd"}
+    write(tmp_path / "plain", [result("aida", 0, [0.5], [0.5], settings=plain)])
+    (group,) = read_groups(tmp_path)
+    assert sorted(group.optimizers) == ["aida lr=0.003", "aida lr=1e30", "sgd"]
+
+
+def test_names_of_settings_that_differ_differ(tmp_path):
+    rates = [1e-3, 1e-3 + 1e-9, None, 1, 1.0]
+    for number, lr in enumerate(rates):
+        write(tmp_path / f"{number}", [result("aida", 0, [0.5], [0.5], settings={"lr": lr})])
+    (group,) = read_groups(tmp_path)
+    assert group.optimizers == ["aida lr=0.001", "aida lr=0.001000001", "aida lr=–", "aida lr=1"]
+
+
+def test_coinciding_dots_lie_side_by_side():
+    assert aside([], []) == []
+    assert aside([5.0], [5.0]) == [0]
+    assert aside([1.0, 2.0, 1.0], [0.0, 10.0]) == [-0.07, 0, 0.07]
+    many = aside([1.0] * 101, [1.0] * 101)
+    assert len(set(many)) == 101
+    assert (min(many), max(many)) == (-0.35, 0.35)
+    assert aside([1.0, 1.001], [0.0, 1.0]) == [-0.07, 0.07]
+
+
+STRANGE = [
+    '{"model_type": "bert"}',
+    "[1]",
+    "{",
+    "",
+    '{"task": 1, "optimizer": {}, "seed": "x"}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_a_strangers_configuration_stops_nothing_and_is_named(tmp_path, text, capsys):
+    write(tmp_path, RESULTS)
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(text)
+    page = Page(report_html.write_html(tmp_path))
+    assert "87.50 ± 10.61" in page.words
+    assert "Left out 1 bert" in page.words
+    assert capsys.readouterr().err.startswith(f"warning: left out: {tmp_path / 'bert'}")
+
+
+def test_a_damaged_run_is_left_out_and_the_others_are_shown(tmp_path):
+    write(tmp_path, RESULTS)
+    (tmp_path / "aida" / "seed-1" / "done.json").write_text("{")
+    page = Page(report_html.write_html(tmp_path))
+    assert "Left out 1 aida/seed-1 cannot be read" in page.words
+    assert "80.00" in page.words
+
+
+def test_linked_runs_are_read_once(tmp_path):
+    elsewhere = write(tmp_path / "elsewhere", RESULTS[:2])
+    folder = write(tmp_path / "runs", RESULTS[2:])
+    (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "round").symlink_to(folder, target_is_directory=True)
+    (folder / "gone").symlink_to(tmp_path / "nothing")
+    found = read_found(folder)
+    (group,) = found.groups
+    assert len(group.results) == 4
+    told = {path.name: reason for path, reason in found.left_out}
+    assert told == {"gone": "is a link to nothing", "round": "is ., which is read there"}
+    assert "linked/aida/seed-0" in Page(report_html.write_html(folder)).words
+
+
+def test_copies_and_hidden_runs_are_named(tmp_path):
+    write(tmp_path / "a", RESULTS[:1])
+    write(tmp_path / "b", RESULTS[:1])
+    write(tmp_path / ".trash", RESULTS[2:3])
+    found = read_found(tmp_path)
+    reasons = sorted(reason for _, reason in found.left_out)
+    assert reasons == ["is a copy of a/aida/seed-0", "is in a hidden folder"]
+
+
+def test_the_commands_make_the_runs_that_there_are_and_no_others():
+    recipe = dict(DIGITS["aida"].settings)
+    runs = [result("aida", seed, [0.5], [0.5], settings=recipe) for seed in (0, 1, 3)]
+    runs.append(result("aida", 7, [0.5], [0.5], settings={**recipe, "lr": 1e30}))
+    runs.append(result("sgd", 0, [0.5], [0.5], settings=dict(DIGITS["sgd"].settings)))
+    lines = command(group(runs)[0]).splitlines()
+    asked = [
+        {
+            key: line.partition(f"{key} ")[2].partition(" ")[0]
+            for key in ("--optimizers", "--seeds", "--first-seed", "--lr")
+        }
+        for line in lines
+    ]
+    assert [tuple(each.values()) for each in asked] == [
+        ("aida", "2", "0", ""), ("aida", "1", "3", ""), ("aida", "1", "7", "1e30"), ("sgd", "1", "0", "")
+    ]  # fmt: skip
 
 
 RUNS = "digits --optimizers aida,sgd --seeds 2 --first-seed 3 --epochs 1 --limit-batches 1 --batch-size 8"
@@ -187,9 +310,9 @@ def test_the_command_is_that_of_the_runs(tmp_path, asked, said):
     out = ["--out", str(tmp_path), "--workers", "1", "--quiet"]
     done = CliRunner().invoke(app, [*asked.split(), *out])
     assert done.exit_code == 0, done.output
-    (group,) = read_groups(tmp_path)
-    assert said in command(group)
-    words = shlex.split(command(group))
+    (made,) = read_groups(tmp_path)
+    assert said in command(made)
+    words = shlex.split(command(made))
     assert words[0] == "aida"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("config.json")}
     # Under --resume another configuration would be refused and another run would leave a folder of its own.

@@ -7,6 +7,7 @@ from math import cos
 import pytest
 
 from aida_experiments.report_html import write_html
+from experiments.conftest import draw_all
 from experiments.report_runs import result, write
 
 
@@ -19,8 +20,8 @@ def runs():
             yield result(
                 name, seed, curve, curve, histogram=name == "aida", mean=3e5 if name == "adamw" else 300
             )
-    yield result("yogi", 0, [0.3, 0.2], [0.3, 0.2], "diverged")
-    yield result("msvag", 0, [0.5, 0.6], [0.5, 0.6], None)
+    yield result("yogi", 0, [0.3, 0.2], [0.3, 0.2], "diverged", epochs=8)
+    yield result("msvag", 0, [0.5, 0.6], [0.5, 0.6], None, epochs=8)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_curves_toggle(opened):
 def test_scores_at_the_last_epoch_and_the_other_rival(opened):
     page = opened()
     best = column(page, 2)
-    page.locator("#task-1").get_by_text("last epoch", exact=True).click()
+    page.locator("#task-1 .switch").get_by_text("last epoch", exact=True).click()
     assert column(page, 2) != best
     assert page.locator("#task-1 .lead:visible").count() == 1
     assert "at the last epoch" in page.locator("#task-1 .lead:visible").inner_text()
@@ -197,3 +198,75 @@ def test_every_control_has_a_name_and_every_table_a_caption(opened):
     assert nameless == []
     assert page.evaluate("[...document.querySelectorAll('table')].every((each) => each.caption)")
     assert page.evaluate("[...document.querySelectorAll('[role=img]')].every((each) => each.ariaLabel)")
+
+
+CELLS = """() => [...document.querySelectorAll('td, th')]
+  .filter((cell) => cell.textContent.trim())
+  .filter((cell) => {
+    const box = cell.getBoundingClientRect(), scroll = cell.closest('.scroll').getBoundingClientRect();
+    const right = Math.min(innerWidth, scroll.right) + 1, fits = cell.scrollWidth <= cell.clientWidth + 1;
+    return !(cell.checkVisibility() && box.width && box.height && box.right <= right && fits);
+  }).map((cell) => cell.outerHTML.slice(0, 200))"""
+
+
+# A4 across and upright, less its margins, at 96 dots an inch.
+@pytest.mark.parametrize("width", [1047, 718])
+@pytest.mark.parametrize("script", [True, False])
+def test_paper_has_every_column_and_both_scores(browser, address, script, width):
+    page = browser.new_page(java_script_enabled=script, viewport={"width": width, "height": 718})
+    page.goto(address)
+    page.emulate_media(media="print")
+    if script:
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(CELLS) == []
+    assert page.locator("#task-1 table.results [data-of]").evaluate_all(
+        "all => all.every((each) => each.checkVisibility())"
+    )
+    assert page.locator("#task-1 .lead:visible").count() == 2
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+    page.close()
+
+
+def test_paper_leaves_the_page_as_it_was(opened):
+    page = opened()
+    assert page.locator("details[open]").count() == page.locator("details").count()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_without_a_script_every_score_is_there_and_nothing_that_does_nothing(browser, address, width):
+    page = browser.new_page(java_script_enabled=False, viewport={"width": width, "height": 800})
+    page.goto(address)
+    said = page.locator("#task-1 table.results").inner_text()
+    for kind in ("best", "last"):
+        for cell in page.locator(f"#task-1 table.results tbody tr > :nth-child(2) [data-of={kind}]").all():
+            assert cell.is_visible()
+            assert f"{kind} epoch" in cell.inner_text()
+    assert said.count("best epoch") > 4
+    idle = page.locator("select, input, .chart, [data-panels], #theme, [data-copy], [data-toggle]")
+    assert idle.count() > 5
+    assert not any(each.is_visible() for each in idle.all())
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.close()
+
+
+def test_no_dot_hides_another(opened):
+    page = opened()
+    for trace in traces(page, "[data-chart=scores]", "seeds"):
+        places = list(zip(trace["x"], trace["y"], strict=True))
+        assert len(places) == len(set(places))
+        assert max(trace["y"]) - min(trace["y"]) < 1
+
+
+def test_dots_of_one_value_are_drawn_apart(browser, tmp_path):
+    runs = [result(name, seed, [0.9] * 2, [0.9] * 2) for name in ("aida", "sgd") for seed in range(6)]
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(write_html(write(tmp_path, runs)).as_uri())
+    draw_all(page)
+    drawn = page.evaluate(
+        """[...document.querySelectorAll('[data-chart=scores] .point')]
+           .map((each) => each.getAttribute('transform'))"""
+    )
+    assert len(drawn) == len(set(drawn)) == 12 + 2
+    page.close()

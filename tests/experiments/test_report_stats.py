@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
-from itertools import product
+from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
 import pytest
 
 from aida_experiments.errors import UserError
-from aida_experiments.report_data import Group, read_groups
-from aida_experiments.report_stats import Interval, Spread, paired_bootstrap, summarise
+from aida_experiments.report_data import Group
+from aida_experiments.report_read import read_groups
+from aida_experiments.report_stats import Interval, Spread, interval, paired_interval, summarise
 from experiments.report_runs import RESULTS, result, write
+
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "intervals.py"))
 
 
 def test_summary():
@@ -28,47 +32,86 @@ def test_summary():
     assert (aida.best.rank, sgd.best.rank) == (1, 2)
 
 
-def test_the_bootstrap_of_few_seeds_is_every_resample():
-    differences = [0.3, -0.1, 0.5]
-    mine = {seed: 10 * seed + d for seed, d in enumerate(differences)}
-    found = paired_bootstrap(mine, {seed: 10.0 * seed for seed in range(3)}, "other")
+def by_hand(values) -> tuple[float, float]:
+    """Student's interval alone, from a table of its quantiles."""
+    quantile = {2: 12.7062047362, 3: 4.3026527297, 4: 3.1824463053, 5: 2.7764451052}[len(values)]
+    half = quantile * stdev(values) / len(values) ** 0.5
+    return fmean(values) - half, fmean(values) + half
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [1.0, 2.0, 3.0], [-3.0, -1.0, 1.0, 3.0], [0.0, 1, 2, 3, 4]])
+def test_the_interval_of_symmetric_differences_is_students(values):
+    assert interval(values) == pytest.approx(by_hand(values), rel=1e-9)
+
+
+def test_the_interval_of_skewed_differences_reaches_further_to_the_long_side():
+    # Two equal values of three have c = sqrt(3), and so h(t) = 3 (cbrt(1 + t - 1/6) - 1).
+    values = [0.0, 0.0, 3.0]
+    t, error = 4.3026527297, 1.0
+    low, high = (1 - error * 3 * (np.cbrt(1 + sign * t - 1 / 6) - 1) for sign in (1, -1))
+    student = by_hand(values)
+    assert interval(values) == pytest.approx((min(low, student[0]), max(high, student[1])), rel=1e-6)
+    assert high > student[1]
+    mirrored = interval([-value for value in values])
+    assert mirrored == pytest.approx([-each for each in reversed(interval(values))], rel=1e-12)
+
+
+def test_an_interval_moves_and_stretches_with_its_values():
+    values = [0.3, -0.1, 0.5, 0.45, 0.2]
+    low, high = interval(values)
+    assert interval([1e3 * each + 7 for each in values]) == pytest.approx((1e3 * low + 7, 1e3 * high + 7))
+    assert interval([0.25] * 3) == (0.25, 0.25)
+    assert interval([1e200, 2e200, 4e200])[1] < float("inf")
+
+
+def compared(differences) -> Interval:
+    found = paired_interval(
+        dict(enumerate(differences)), dict.fromkeys(range(len(differences)), 0.0), "other"
+    )
     assert found is not None
-    means = sorted(fmean(resample) for resample in product(differences, repeat=3))
-    low, high = np.quantile(means, [0.025, 0.975])
-    assert (found.rival, found.n) == ("other", 3)
-    assert (found.mean, found.low, found.high) == pytest.approx((fmean(differences), low, high), rel=1e-12)
-    assert not found.excludes_zero
+    return found
+
+
+def test_three_seeds_of_which_one_ties_exclude_nothing():
+    # The exact bootstrap's interval is [-1.48, 0.00]; interpolated quantiles gave [-1.40, -0.24].
+    found = compared([0.0, -1.48, -1.11])
+    assert found.high is not None
+    assert found.high > 0
+    assert (found.n, found.excludes_zero) == (3, False)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
+def test_below_five_seeds_nothing_excludes_zero(n):
+    assert compared([5 + 0.01 * i for i in range(n)]).excludes_zero == (n >= 5)
+    assert compared([5.0] * n).excludes_zero == (n >= 5)
+
+
+@pytest.mark.parametrize("n", [5, 10, 20])
+@pytest.mark.parametrize("draw", SCRIPT["DRAWS"])
+def test_intervals_cover_the_mean_as_often_as_they_say(n, draw):
+    found = SCRIPT["coverage"](draw, n, trials=4000, seed=0)
+    assert 0.93 <= found["interval"] <= 0.97
+    if draw == "exponential":  # a negative control: Student's alone does not
+        assert found["student"] < 0.925
 
 
 def test_only_pairing_sees_a_constant_difference_between_seeds_that_differ():
     theirs = {seed: float(100 * seed) for seed in range(5)}
     mine = {seed: value + 0.25 for seed, value in theirs.items()}
-    found = paired_bootstrap(mine, theirs)
+    found = paired_interval(mine, theirs)
     assert found == Interval("", 0.25, 0.25, 0.25, 5)
     assert found.excludes_zero
-    shuffled = paired_bootstrap(mine, {seed: theirs[4 - seed] for seed in theirs})
+    shuffled = paired_interval(mine, {seed: theirs[4 - seed] for seed in theirs})
     assert shuffled is not None
     assert not shuffled.excludes_zero
 
 
-def test_many_seeds_agree_with_the_normal_interval():
-    differences = np.random.default_rng(1).normal(1.0, 2.0, 60)
-    found = paired_bootstrap(dict(enumerate(differences)), dict.fromkeys(range(60), 0.0))
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    half = 1.96 * differences.std(ddof=1) / 60**0.5
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.05)
-    assert (found.low + found.high) / 2 == pytest.approx(differences.mean(), abs=0.05 * half)
-    assert found == paired_bootstrap(dict(enumerate(differences)), dict.fromkeys(range(60), 0.0))
-
-
 def test_only_shared_seeds_are_compared():
-    found = paired_bootstrap({0: 1.0, 1: 5.0, 2: 2.0}, {0: 0.5, 2: 1.0, 3: 100.0})
+    found = paired_interval({0: 1.0, 1: 5.0, 2: 2.0}, {0: 0.5, 2: 1.0, 3: 100.0})
     assert found is not None
     assert (found.n, found.mean) == (2, 0.75)
-    assert paired_bootstrap({0: 1.0}, {1: 1.0}) is None
-    assert paired_bootstrap({0: 1.0}, {0: 0.25}) == Interval("", 0.75, None, None, 1)
+    assert paired_interval({0: 1.0}, {1: 1.0}) is None
+    assert paired_interval({0: 1.0}, {0: 0.25}) == Interval("", 0.75, None, None, 1)
 
 
 def test_the_rival_is_the_best_of_the_others_and_adamw_is_not_its_own():
@@ -121,8 +164,8 @@ def test_measures_with_names_of_their_own():
 def test_folders_are_grouped_by_conditions_and_settings_name_variants(tmp_path):
     write(tmp_path / "one", RESULTS[:2])
     write(tmp_path / "two", [result("sgd", 0, [0.5], [0.5], epochs=9)])
-    write(tmp_path / "sweep-1", [result("aida", 5, [0.5], [0.5], settings={"lr": 1e-3})])
-    write(tmp_path / "sweep-2", [result("aida", 5, [0.6], [0.6], settings={"lr": 1e-8})])
+    write(tmp_path / "sweep-1", [result("aida", 5, [0.5] * 3, [0.5] * 3, settings={"lr": 1e-3})])
+    write(tmp_path / "sweep-2", [result("aida", 5, [0.6] * 3, [0.6] * 3, settings={"lr": 1e-8})])
     groups = {group.title: group for group in read_groups(tmp_path)}
     assert list(groups) == ["digits · cnn · epochs 3", "digits · cnn · epochs 9"]
     assert groups["digits · cnn · epochs 3"].optimizers == ["aida lr=–", "aida lr=0.001", "aida lr=1e-8"]

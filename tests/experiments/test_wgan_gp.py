@@ -16,7 +16,7 @@ from torch import nn
 
 from aida_experiments.data.images import Images
 from aida_experiments.parallel import make_fabric
-from aida_experiments.report_data import key_label, key_measure
+from aida_experiments.report_measures import key_label, key_measure
 from aida_experiments.rivals import build_optimizer
 from aida_experiments.runs import Run, read_json_lines
 from aida_experiments.tasks import cifar10 as cifar10_task

@@ -67,15 +67,16 @@
       }, {
         type: "scatter", mode: "markers", x: [score.mean], y: [i], name: optimizer.name,
         marker: { symbol: "line-ns", size: 16, line: { color: colour, width: 3 } },
-        hovertemplate: `${optimizer.name}<br>mean %{x:.5~g}${score.std === null ? "" : ` ± ${score.std.toPrecision(3)}`}<extra></extra>`,
+        hovertemplate: `${optimizer.name}<br>mean ${score.text}<extra></extra>`,
       }, {
-        type: "scatter", mode: "markers", x: score.values, y: score.values.map(() => i), customdata: score.seeds,
+        type: "scatter", mode: "markers", x: score.values, y: score.aside.map((aside) => i + aside), meta: "seeds",
+        customdata: score.seeds.map((seed, k) => [seed, score.shown[k]]),
         marker: { color: colour, size: 8, line: { color: css("card"), width: 1 }, opacity: optimizer.provisional ? 0.35 : 0.9 },
-        hovertemplate: `${optimizer.name}, seed %{customdata}<br>%{x:.5~g}<extra></extra>`,
+        hovertemplate: `${optimizer.name}, seed %{customdata[0]}<br>%{customdata[1]}<extra></extra>`,
       });
     });
     const lost = rows.flatMap(({ optimizer, score }, i) => score.mean === null
-      ? [{ xref: "paper", x: 0.02, y: i, xanchor: "left", showarrow: false, text: optimizer.diverged ? "✕ diverged" : "no epoch yet", font: { color: css(optimizer.diverged ? "bad" : "warn") } }]
+      ? [{ xref: "paper", x: 0.02, y: i, xanchor: "left", showarrow: false, text: optimizer.scores[state.kind].text, font: { color: css(optimizer.diverged ? "bad" : "warn") } }]
       : []);
     return drawRows(element, traces, data, { annotations: lost, xaxis: axis({ title: { text: data.scored } }) });
   }
@@ -85,17 +86,14 @@
     data.optimizers.forEach((optimizer, i) => {
       const found = optimizer.scores[state.kind][state.rival];
       if (!found) return;
-      const sure = found.low !== null && (found.low > 0 || found.high < 0);
-      const good = (found.mean > 0) === data.higher;
-      const colour = css(!sure ? "soft" : good ? "good" : "bad");
+      const sure = found.sign !== "", colour = css({ better: "good", worse: "bad" }[found.sign] || "soft");
       if (found.low !== null) {
         traces.push({ type: "scatter", mode: "lines", x: [found.low, found.high], y: [i, i], line: { color: colour, width: 3 }, hoverinfo: "skip" });
       }
-      const interval = found.low === null ? "one seed" : `[${found.low}, ${found.high}]`;
       traces.push({
         type: "scatter", mode: "markers", x: [found.mean], y: [i],
         marker: { color: sure ? colour : css("card"), size: 10, line: { color: colour, width: 2 } },
-        hovertemplate: `${optimizer.name} − ${found.rival}<br>%{x:.4~g}  ${interval}<extra></extra>`,
+        hovertemplate: `${optimizer.name} − ${found.rival}<br>${found.text}<extra></extra>`,
       });
     });
     const zero = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("soft"), width: 1, dash: "dot" } };
@@ -303,7 +301,6 @@
     for (const input of all("[data-switch] input", article)) {
       input.addEventListener("change", () => {
         state.kind = article.dataset.kind = input.value;
-        for (const element of all("[data-of]", article)) element.hidden = element.dataset.of !== state.kind;
         redrawKind("scores", "differences");
       });
     }
@@ -349,7 +346,8 @@
 
   // Tables: a click sorts, another turns the order round; what has no value stays at the end.
   const shownValue = (cell) => {
-    const part = cell.querySelector("[data-sort]:not([hidden])") || cell;
+    const article = cell.closest("article"), kind = article ? article.dataset.kind : "";
+    const part = cell.querySelector(`[data-of="${kind}"]`) || cell;
     return part.dataset.sort === undefined ? part.textContent.trim().replace(/,/g, "") : part.dataset.sort;
   };
   for (const header of all("table.sortable thead th")) {
@@ -390,7 +388,13 @@
   const paint = (theme) => { root.dataset.theme = theme; repaint(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => paint(event.matches ? "dark" : "light"));
   document.getElementById("theme").addEventListener("click", () => paint(root.dataset.theme === "dark" ? "light" : "dark"));
+  // On paper every number is there, and every chart, as wide as its place.
+  const closed = () => all("details:not([open])");
+  let opened = [];
   addEventListener("beforeprint", () => {
+    opened = closed();
+    for (const each of opened) each.open = true;
     for (const chart of charts) { chart.visible = true; chart.draw(); }
   });
+  addEventListener("afterprint", () => { for (const each of opened) each.open = false; });
 })();

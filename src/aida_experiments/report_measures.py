@@ -1,0 +1,78 @@
+"""What is measured, what it is called, and how a number of it is written: the same on every surface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SPLITS = ("train", "validation", "test")
+
+
+def written(value: float, form: str) -> str:
+    """A number in `form`; one too long for a table, or that it would show as 0 and is not, by its digits."""
+    value += 0.0  # -0.0 is 0.0
+    shown = format(value, form)
+    if abs(value) >= 1e5:
+        return format(value, form[: form.startswith("+")] + ".2e")
+    return format(value, form[: form.startswith("+")] + ".1e") if value and not float(shown) else shown
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a number is called and how it is shown: `scale` turns 0.97 into 97 %."""
+
+    name: str
+    label: str
+    higher: bool = False
+    scale: float = 1.0
+    form: str = ".4g"
+
+    def show(self, value: float) -> str:
+        return written(self.scale * value, self.form)
+
+    def signed(self, difference: float) -> str:
+        return written(self.scale * difference, f"+{self.form}")
+
+    def better(self, difference: float) -> bool:
+        return difference > 0 if self.higher else difference < 0
+
+
+# In the order in which they rank optimizers.
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("accuracy", "accuracy, %", higher=True, scale=100, form=".2f"),
+        Measure("bleu", "BLEU", higher=True, form=".2f"),
+        Measure("fid", "FID", form=".2f"),
+        Measure("frechet_mnist", "Fréchet distance in the features of a classifier of MNIST", form=".2f"),
+        Measure(
+            "frechet_cifar10", "Fréchet distance in the features of a classifier of CIFAR-10", form=".2f"
+        ),
+        Measure("frechet", "Fréchet distance in the given features"),
+        Measure("perplexity", "perplexity", form=".2f"),
+        Measure("token_accuracy", "token accuracy, %", higher=True, scale=100, form=".2f"),
+        Measure("top5_accuracy", "top-5 accuracy, %", higher=True, scale=100, form=".2f"),
+        Measure("wasserstein", "Wasserstein distance as the critic estimates it", form=".3f"),
+        Measure("loss", "loss", form=".4f"),
+    )
+}
+
+
+NOTHING = Measure("score", "score")
+"""Where no epoch has been measured yet, nobody can say what the score will be of."""
+
+
+def measure_named(name: str) -> Measure:
+    """A measure by its name; an unknown one is shown by its name, and less of it counts as better."""
+    return MEASURES.get(name) or Measure(name, name.replace("_", " "))
+
+
+def key_measure(key: str) -> Measure:
+    """The measure of a key of a row: "validation_accuracy" is accuracy on the validation set."""
+    split, _, name = key.partition("_")
+    return measure_named(name if split in SPLITS else key)
+
+
+def key_label(key: str) -> str:
+    """ "validation_accuracy" is "validation accuracy, %"."""
+    split = key.partition("_")[0]
+    return f"{split} {key_measure(key).label}" if split in SPLITS else key_measure(key).label
