@@ -151,7 +151,7 @@ def _layer(row: Row) -> Row:
     histogram = row.get("histogram")
     if isinstance(histogram, dict) and isinstance(histogram.get("counts"), list):
         bins, low, counts = histogram.get("per_octave"), histogram.get("low"), histogram["counts"]
-        if _whole(bins) and bins > 0 and _finite(low) and all(_whole(count) for count in counts):
+        if isinstance(bins, int) and bins > 0 and _finite(low) and all(_whole(count) for count in counts):
             numbers["histogram"] = histogram
     return (
         {"numel": 0, **numbers, **told} if _whole(numbers.get("numel")) else {**numbers, **told, "numel": 0}

@@ -15,7 +15,7 @@ from aida_experiments import jobs
 from aida_experiments.errors import UserError
 from aida_experiments.files import from_json_lines, load_state
 from aida_experiments.jobs import Job
-from aida_experiments.report_data import read_folder
+from aida_experiments.report_read import read_folder
 from aida_experiments.runs import Run
 from experiments.test_files import flipped
 
