@@ -20,7 +20,7 @@ from aida_experiments.files import make_folder, to_json_lines, write_text
 from aida_experiments.jobs import Job, resolve_device, run_here
 from aida_experiments.progress import Bars
 from aida_experiments.report_data import Result
-from aida_experiments.report_read import group, read_folder
+from aida_experiments.report_read import group, read_folder, stranger
 from aida_experiments.runs import Run, check_folder
 from aida_experiments.settings import write_setting
 
@@ -197,6 +197,9 @@ def _others(folder: Path, own: Mapping[Path, Any]) -> Iterator[Result]:
     for path in sorted(folder.glob("*/seed-*/config.json")):
         if path.parent not in own:
             try:
-                yield read_folder(path.parent)
+                result = read_folder(path.parent)
+                if foreign := stranger(result.config):
+                    raise UserError(f"{path} is not of a run of aida: {foreign}")
+                yield result
             except UserError as error:
                 warn(f"left out: {error}")

@@ -9,8 +9,8 @@ from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
-from aida_experiments.files import Row
 from aida_experiments.report_measures import MEASURES, NOTHING, SPLITS, Measure, key_label, key_measure
+from aida_experiments.runs import Row
 
 CAPPED = ("aida", "laida", "adabelief", "ladabelief", "adamplus", "ladam")
 """Members of the family, with eps inside the root; a suffix as in "aida-k1" names a variant."""

@@ -29,7 +29,7 @@ def read_result(run: Run) -> Result:
 
 
 def read_folder(folder: Path) -> Result:
-    """One run's folder, whatever there is of it yet."""
+    """One run's folder, whatever there is of it yet. Raises UserError for a file that is damaged."""
     versions, config, status = folder / "versions.json", read_json(folder / "config.json"), read_done(folder)
     try:
         found = read_json(versions, "nothing else depends on it") if versions.exists() else {}

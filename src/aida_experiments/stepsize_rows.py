@@ -87,7 +87,9 @@ def _file(path: Path) -> Runs:
         raise UserError(f"{path} is neither a folder nor a .jsonl or .csv file of rows.")
     if not (rows := readers[path.suffix](path)):
         raise UserError(f"{path} has no rows yet.")
-    return {name: [dict(row) for row in own] for name, own in apart(rows).items()}
+    # A comparison's label tells an optimizer's settings apart.
+    named = [{**row, "optimizer": row["label"]} if row.get("label") else row for row in rows]
+    return {name: [dict(row) for row in own] for name, own in apart(named).items()}
 
 
 def _json_lines(path: Path) -> list[Row]:
