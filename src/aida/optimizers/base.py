@@ -223,6 +223,9 @@ class Layerwise(Optimizer):
             else:
                 run(self._prepare(self._all_parts()), self.state)
             return
+        if len(self._checked) > len(self.param_groups):  # nothing of a removed group is to be kept
+            self._layers.clear()
+            self._checked.clear()
         reduce_gram, reduce_stepsizes = self._reductions()
         with self._layers.in_use():
             try:
