@@ -3,7 +3,7 @@
 A LayerBatch is made by `gather`, which checks everything, and serves later steps for as long as nothing of
 what it depends on has changed:
     the group's parameters, which of them have a gradient, and the group's options that choose the backend or
-    the form of the state;
+    the form of the state, and whether inference mode is on;
     the three state tensors of each layer;
     type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, the
     addresses of all but gradients and counters (backends/tensors.py), and whether one is a negated view.
