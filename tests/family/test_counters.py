@@ -66,3 +66,14 @@ def test_a_parameter_twice_in_a_group_counts_twice_where_the_device_counts(own, 
     for state in one.state.values():
         state.pop("rounding_step", None)
     assert_bitwise(snapshot(one), snapshot(other))
+
+
+@pytest.mark.parametrize("strange", [3, torch.zeros(2, dtype=torch.int64), torch.tensor(1.5)], ids=repr)
+def test_a_counter_for_rounding_that_is_none_is_refused(strange):
+    optimizer = optimizer_of([Parameter(torch.ones(3))], lr=torch.tensor(1e-3), stochastic_rounding=True)
+    step(optimizer)
+    (state,) = optimizer.state.values()
+    state["rounding_step"] = strange
+    with pytest.raises(RuntimeError, match=r"a rounding_step is .*: nothing was stepped"):
+        step(optimizer)
+    assert float(state["step"]) == 1

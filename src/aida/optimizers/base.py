@@ -219,7 +219,7 @@ class Layerwise(Optimizer):
     def _take_step(self) -> None:
         if torch.compiler.is_compiling():
             if self._is_sharded():  # its messages are sent outside of what is compiled
-                torch.compiler.disable(self._take_step)()
+                torch.compiler.disable(self._take_step)()  # type: ignore[call-arg]
             else:
                 run(self._prepare(self._all_parts()), self.state)
             return

@@ -298,10 +298,17 @@ def _ticks(batch: LayerBatch, counts: list[float] | Tensor) -> list[Tensor]:
     known = any("rounding_step" in of_p for of_p in batch.states)
     if not isinstance(counts, Tensor) and max(counts) < 2**24 and not known:
         return []
-    return [
+    ticks = [
         of_p["rounding_step"] if "rounding_step" in of_p else step.to(torch.int64, copy=True)
         for of_p, step in zip(batch.states, batch.steps, strict=True)
     ]
+    for tick in ticks:
+        if not isinstance(tick, Tensor) or tick.dtype != torch.int64 or tick.dim():
+            raise RuntimeError(
+                f"a rounding_step is {tick!r}, which is no 0-dim tensor of torch.int64: nothing was stepped; "
+                "load the optimizer's state again"
+            )
+    return ticks
 
 
 def _keys(
