@@ -223,6 +223,22 @@ def test_addresses_are_uploaded_when_they_have_changed(monkeypatch):
     assert not torch.equal(triton.gram(x, scalars(n=1)), first)
 
 
+def test_tables_of_a_capture_serve_no_later_step(monkeypatch):
+    """They are filled when the graph is replayed, which may be later, or never."""
+    x = layers(shapes=[(5,)])
+    monkeypatch.setattr(triton_tables, "capturing", lambda device: True)
+    triton.prepare(x)
+    in_capture = x.prepared
+    monkeypatch.setattr(triton_tables, "capturing", lambda device: False)
+    triton.prepare(x)
+    assert x.prepared.layout is not in_capture.layout
+    assert x.prepared.pointers is not in_capture.pointers
+    eagerly = x.prepared
+    monkeypatch.setattr(triton_tables, "capturing", lambda device: True)
+    triton.prepare(x)
+    assert x.prepared.layout is eagerly.layout
+
+
 @pytest.fixture
 def everywhere(monkeypatch):
     monkeypatch.setitem(choose.FUSED, "cpu", (triton, lambda p: None))

@@ -111,6 +111,58 @@ def test_a_step_lets_gradients_go(cls, backend):
     assert not any(ref() is not None for ref in gone)
 
 
+@every_backend
+def test_a_step_lets_a_removed_group_go(backend):
+    optimizer = several(aida.Aida, backend)[0]
+    optimizer.step()
+    group = optimizer.param_groups.pop()
+    gone = [weakref.ref(x) for p in group["params"] for x in (p, *optimizer.state.pop(p).values())]
+    group.clear()
+    optimizer.step()
+    gc.collect()
+    assert not any(ref() is not None for ref in gone)
+
+
+def test_what_a_backend_prepared_is_not_given_to_another():
+    p = Parameter(torch.ones(3, dtype=torch.complex64))
+    optimizer = aida.Aida([p])
+    for foreach in (None, True):
+        optimizer.param_groups[0]["foreach"] = foreach
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    (found,) = optimizer._layers._found.values()
+    assert [batch.layers.prepared for batch in found.batches] == [None]
+
+
+@every_backend
+def test_parameters_of_inference_mode_are_refused_outside_of_it(backend):
+    backend.load()
+    with torch.inference_mode():
+        p = Parameter(torch.ones(3))
+        p.grad = torch.ones(3)
+    optimizer = aida.Aida([p], **backend.arguments)
+    with pytest.raises(RuntimeError, match=r"parameter 0 of its group was made in torch\.inference"):
+        optimizer.step()
+    with torch.inference_mode():
+        optimizer.step()
+    before = everything(optimizer)
+    with pytest.raises(RuntimeError, match="nothing was stepped"):
+        optimizer.step()
+    assert everything(optimizer) == before
+
+
+@every_backend
+def test_a_first_step_in_inference_mode_is_followed_by_others(backend):
+    backend.load()
+    p = Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = aida.Aida([p], **backend.arguments)
+    with torch.inference_mode():
+        optimizer.step()
+    optimizer.step()
+    assert float(optimizer.state[p]["step"]) == 2
+
+
 def in_turn(cls, backend, options, layers):
     """What one optimizer a layer gives, stepped one after the other, as torch's loop does."""
     optimizers = [cls([p], **{**options, **backend.arguments}) for p, _ in layers]

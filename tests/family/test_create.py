@@ -102,6 +102,11 @@ def test_all_or_no_parameters_may_be_spared():
     assert set(decays(none).values()) == {0.5}
 
 
+def test_no_parameters_are_refused_as_torch_does():
+    with pytest.raises(ValueError, match="empty parameter list"):
+        aida.create_optimizer("aida", [], no_decay="norms_and_biases")
+
+
 def test_no_decay_needs_names():
     with pytest.raises(ValueError, match="needs parameter names: give the model itself"):
         aida.create_optimizer("aida", model().parameters(), no_decay="*.bias")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .contract import Layers
+from .upload import captured, capturing, upload
 
 Four = tuple[Tensor, ...]  # p, g, m and v of a layer
 Types = tuple[torch.dtype, ...]  # theirs
@@ -37,6 +37,7 @@ class Layout(NamedTuple):
     numels: Tensor
     wholes: Tensor  # elements of the whole layers, of which these may be shards
     aligned: list[bool]  # of each layer, whether all its addresses are multiples of 16
+    captured: bool  # made for a graph: its tables are there after a replay only
 
 
 @dataclass(slots=True)
@@ -50,14 +51,13 @@ class Found:
     copied: bool  # whether some are copies
 
 
-_captured: list[Any] = []  # a graph reads its tables at every replay, and nobody tells when it is gone
-
-
 def find(layers: Layers, chunk: int) -> Found:
     """The tables; where layers.addresses is given, only these have changed since layers.prepared was made."""
     device, last = layers.p[0].device, layers.prepared
     fours: list[Four] = list(zip(layers.p, layers.g, layers.m, layers.v, strict=True))
     layout = copied = None
+    if last is not None and last.layout.captured:
+        last = None
     if last is not None and not last.copied and layers.addresses is not None:
         addresses = layers.addresses.T.ravel().tolist()
         if (layers.addresses % 16 == 0).all(0).tolist() == last.layout.aligned:
@@ -75,18 +75,10 @@ def find(layers: Layers, chunk: int) -> Found:
         pointers = last.pointers
     else:
         pointers = upload(addresses, device, torch.int64)
-    if _capturing(device):  # what a capture uploads is there after a replay only
-        _captured.append((layout, pointers))
-        addresses = []
+    if capturing(device):
+        captured.append((layout, pointers))
+        addresses = []  # for what a capture uploads is there after a replay only
     return Found(layout, addresses, pointers, fours, bool(copied))
-
-
-def upload(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A tensor on the device, without waiting for it."""
-    host = torch.tensor(numbers, dtype=dtype, device="cpu", pin_memory=device.type != "cpu")
-    if _capturing(device):
-        _captured.append(host)
-    return host.to(device, non_blocking=True)
 
 
 def write_back(layers: Layers) -> None:
@@ -136,6 +128,7 @@ def _make(layers: list[Four], depends_on: Any) -> Layout:
         upload(numels, device, torch.int64),
         upload(wholes, device, torch.int64),
         [aligned for _, aligned in kinds],
+        capturing(device),
     )
 
 
@@ -162,7 +155,3 @@ def _lies_as(x: Tensor, like: Tensor) -> bool:
 
 def _copy(x: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=x.dtype).copy_(x)
-
-
-def _capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

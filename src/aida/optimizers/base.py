@@ -219,10 +219,13 @@ class Layerwise(Optimizer):
     def _take_step(self) -> None:
         if torch.compiler.is_compiling():
             if self._is_sharded():  # its messages are sent outside of what is compiled
-                torch.compiler.disable(fn=self._take_step)()
+                torch.compiler.disable(self._take_step)()  # type: ignore[call-arg]
             else:
                 run(self._prepare(self._all_parts()), self.state)
             return
+        if len(self._checked) > len(self.param_groups):  # nothing of a removed group is to be kept
+            self._layers.clear()
+            self._checked.clear()
         reduce_gram, reduce_stepsizes = self._reductions()
         with self._layers.in_use():
             try:

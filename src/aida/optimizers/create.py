@@ -75,7 +75,7 @@ def _split(params: list[Any], words: tuple[str, ...], model: torch.nn.Module | N
             f"no_decay={words} needs parameter names: give the model itself or model.named_parameters()"
         )
     spared = [any(test(name, p) for test in tests) for name, p in named]
-    if not any(spared):
+    if named and not any(spared):
         warnings.warn(
             f"no_decay={words} matches no parameter; the names are like {named[0][0]!r}, and "
             f"{NORMS_AND_BIASES!r} is what has fewer than two dimensions",

@@ -3,7 +3,7 @@
 A LayerBatch is made by `gather`, which checks everything, and serves later steps for as long as nothing of
 what it depends on has changed:
     the group's parameters, which of them have a gradient, and the group's options that choose the backend or
-    the form of the state;
+    the form of the state, and whether inference mode is on;
     the three state tensors of each layer;
     type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, the
     addresses of all but gradients and counters (backends/tensors.py), and whether one is a negated view.
@@ -97,7 +97,8 @@ class LayerCache:
             if last is not None and found.described is None:
                 # Addresses are never given then, without which a backend takes only what it compares itself.
                 for batch, old in zip(batches, last.batches, strict=False):
-                    batch.layers.prepared = old.layers.prepared
+                    if batch.backend is old.backend:
+                        batch.layers.prepared = old.layers.prepared
         self._used[key] = found
         return found.batches
 
@@ -132,7 +133,7 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
     """Whether all is as it was but gradients' and counters' addresses, which are taken over."""
     if found.described is None or len(params) != len(found.params) or not all(map(is_, params, found.params)):
         return False
-    if not all(map(is_, map(group.get, CHOICES), found.choices)):
+    if not all(map(is_, _choices(group), found.choices)):
         return False
     grads: list[Any] = [p.grad for p in params]
     if [g is not None for g in grads] != found.has_gradient:
@@ -197,9 +198,15 @@ def _found(
     for batch in batches:
         if all(step.dtype is torch.float32 and step.device.type == "cpu" for step in batch.steps):
             batch.counters = described.addresses.reshape(5, -1)[4, batch.places]
-    choices = tuple(map(group.get, CHOICES))
     has_gradient = [p.grad is not None for p in params]
-    return _Found(list(params), numbers, has_gradient, with_gradient, states, choices, described, batches)
+    return _Found(
+        list(params), numbers, has_gradient, with_gradient, states, _choices(group), described, batches
+    )
+
+
+def _choices(group: dict[str, Any]) -> tuple[Any, ...]:
+    """What chooses the backend and the form of the state, and what may be written."""
+    return (*map(group.get, CHOICES), torch.is_inference_mode_enabled())
 
 
 def gather(

@@ -105,6 +105,11 @@ def _check_memory(which: str, x: Tensor, *, written: bool) -> None:
             "bytes: its storage was freed or made smaller; nothing was stepped; restore it, or set the "
             "gradient to None"
         )
+    if written and x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{which} was made in torch.inference_mode(), outside of which it cannot be written: nothing was "
+            "stepped; make it outside, or clone() it"
+        )
     if written and memory.overlaps_itself(x):
         raise RuntimeError(
             f"{which}, of shape {tuple(x.shape)} and strides {x.stride()}, keeps several elements in one "

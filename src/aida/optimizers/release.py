@@ -270,7 +270,8 @@ def release_gradients(
     layer's statistics need its own gradient alone. Call zero_grad() before each backward, never
     optimizer.step(); schedulers work. Clipping by the global norm, accumulation and GradScaler, which need
     all gradients at once, raise RuntimeError at their first use of a gradient. Step hooks are not called.
-    What is unfrozen or added by add_param_group later is trained too. A second call returns the first handle.
+    What is unfrozen or added by add_param_group later is trained too, and groups may be edited between two
+    backwards. A second call returns the first handle.
 
     process_group: gradients are averaged over it first, layer by layer in one order on every rank, in place
     of DistributedDataParallel and its buckets. A layer that some ranks do not reach counts as zero there; one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,12 @@ from .validate import state_dtype
 
 
 def new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-    """The state of a parameter that was never stepped."""
+    """The state of a parameter that was never stepped, which steps outside of inference mode can write."""
+    with nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(False):
+        return _new_state(p, group)
+
+
+def _new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
     m_dtype, v_dtype = moment_dtypes(p, group)
     state = {"step": new_step(p, group), "exp_avg": torch.zeros_like(p, dtype=m_dtype)}
     if group.get("layerwise") == "pre":

@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import family
 from ..backends import rounding
 from ..backends.contract import Backend, Coefficients, Column, Scalars
+from ..backends.upload import upload
 from .layer_batch import LayerBatch, store_new_states
 from .validate import state_dtype
 
@@ -34,7 +35,6 @@ class StepBatch:
     batch: LayerBatch
     scalars: Scalars
     rule: Rule
-    steps: list[Tensor]  # the layers' counters, on the device that says whether this step counts
     ticks: list[Tensor]  # counters of whole numbers, where the step rounds by them
 
     @property
@@ -72,18 +72,16 @@ def prepare_step(
     prepared = []
     sums = family.sums_needed(None if callable(rule) else rule, group.get("layerwise") == "pre")
     for batch in batches:
-        layers, steps, backend = batch.layers, batch.steps, batch.backend
+        layers, backend = batch.layers, batch.backend
         scaled = grad_scale is not None or found_inf is not None
         by_host = scaled and layers.p[0].device.type == "cpu" and not unscales(backend)
         if scaled and not by_host:
             check_unscales(backend)
         if by_host and found_inf is not None and float(found_inf) > 0:
             continue
-        if found_inf is not None and not by_host:  # the device decides whether the step counts
-            steps = [step.to(layers.p[0].device, non_blocking=True) for step in steps]
         if prepare := getattr(backend, "prepare", None):
             prepare(layers)
-        counts = _next_counts(batch, steps, group, None if by_host else found_inf)
+        counts = _next_counts(batch, group, None if by_host else found_inf)
         ticks = _ticks(batch, counts) if rounds(group) else []
         s = scalars(counts, ticks, batch, group, eps_outside=eps_outside)
         s.sums = sums
@@ -91,7 +89,7 @@ def prepare_step(
             s.grad_scale, s.found_inf = grad_scale, found_inf
         elif grad_scale is not None:
             s.sign /= float(grad_scale)
-        prepared.append(StepBatch(batch, s, rule, steps, ticks))
+        prepared.append(StepBatch(batch, s, rule, ticks))
     return prepared
 
 
@@ -179,20 +177,20 @@ def _where_finite(x: Any, chosen: Any, other: Any) -> Any:
     return of.where(of.isfinite(x), chosen, other)
 
 
-def _next_counts(
-    batch: LayerBatch, steps: list[Tensor], group: dict[str, Any], found_inf: Tensor | None
-) -> list[float] | Tensor:
+def _next_counts(batch: LayerBatch, group: dict[str, Any], found_inf: Tensor | None) -> list[float] | Tensor:
     """What the layers' counters will be after this step; a tensor [L] where the host must not read them."""
-    earlier: Any = batch.earlier
-    if found_inf is not None:
-        return torch.stack(steps).to(torch.float64) + (found_inf <= 0)
-    on_device = steps[0].device.type != "cpu"
-    if on_device or _stays_tensor(group) or isinstance(_number(group["lr"]), Tensor):
-        counts = torch.stack(steps).to(torch.float64) + 1
-        return counts + torch.tensor(earlier, device=counts.device) if any(earlier) else counts
-    read = getattr(batch.backend, "counts", None)
-    known = read(batch.counters) if read and batch.counters is not None else [step.item() for step in steps]
-    return [count + 1 + before for count, before in zip(known, earlier, strict=True)]
+    steps, earlier = batch.steps, batch.earlier
+    device, lr = batch.layers.p[0].device, _number(group["lr"])
+    is_elsewhere = device.type != "cpu" and any(step.device.type != "cpu" for step in steps)
+    if found_inf is None and not (is_elsewhere or _stays_tensor(group) or isinstance(lr, Tensor)):
+        read = getattr(batch.backend, "counts", None)
+        known = read(batch.counters) if read and batch.counters is not None else [x.item() for x in steps]
+        return [count + 1 + before for count, before in zip(known, earlier, strict=True)]
+    if found_inf is not None or is_elsewhere or (isinstance(lr, Tensor) and lr.device.type != "cpu"):
+        steps = [step.to(device, non_blocking=True) for step in steps]  # some may have been there before
+    counts = torch.stack(steps).to(torch.float64)
+    counts = counts + (1 if found_inf is None else found_inf.to(device, non_blocking=True) <= 0)
+    return counts + upload(earlier, counts.device, torch.float64) if any(earlier) else counts
 
 
 def _advance(step: StepBatch) -> None:
@@ -202,12 +200,8 @@ def _advance(step: StepBatch) -> None:
         of_p.setdefault("rounding_step", tick) for of_p, tick in zip(batch.states, step.ticks, strict=False)
     ]
     if found_inf is not None:
-        for of_p, counter in zip(batch.states, step.steps, strict=True):
-            of_p["step"] = counter
-        counts = found_inf <= 0
-        torch._foreach_add_(step.steps, counts.to(step.steps[0]))
-        if ticks:
-            torch._foreach_add_(ticks, counts.to(torch.int64))
+        for name in ("step", "rounding_step") if ticks else ("step",):
+            _advance_there(batch, name, found_inf <= 0)
         return
     if batch.counters is not None and (advance := getattr(batch.backend, "advance", None)):
         advance(batch.steps, batch.counters)
@@ -215,6 +209,16 @@ def _advance(step: StepBatch) -> None:
         torch._foreach_add_(batch.steps, 1)
     if ticks:
         torch._foreach_add_(ticks, 1)
+
+
+def _advance_there(batch: LayerBatch, name: str, counts: Tensor) -> None:
+    """Add `counts`, which the host must not read, to counters that are moved to their layers' device."""
+    device = batch.layers.p[0].device
+    for of_p in batch.states:
+        of_p[name] = of_p[name].to(device, non_blocking=True)
+    counters = [of_p[name] for of_p in batch.states]
+    counts = counts.to(counters[0], non_blocking=True).reshape(())
+    torch._foreach_add_(counters, [counts] * len(counters))
 
 
 def unscales(backend: Backend) -> bool:
@@ -294,10 +298,17 @@ def _ticks(batch: LayerBatch, counts: list[float] | Tensor) -> list[Tensor]:
     known = any("rounding_step" in of_p for of_p in batch.states)
     if not isinstance(counts, Tensor) and max(counts) < 2**24 and not known:
         return []
-    return [
+    ticks = [
         of_p["rounding_step"] if "rounding_step" in of_p else step.to(torch.int64, copy=True)
         for of_p, step in zip(batch.states, batch.steps, strict=True)
     ]
+    for tick in ticks:
+        if not isinstance(tick, Tensor) or tick.dtype != torch.int64 or tick.dim():
+            raise RuntimeError(
+                f"a rounding_step is {tick!r}, which is no 0-dim tensor of torch.int64: nothing was stepped; "
+                "load the optimizer's state again"
+            )
+    return ticks
 
 
 def _keys(
@@ -306,9 +317,9 @@ def _keys(
     """Each layer's key of this step."""
     layers = rounding.layer_key(group["seed"], np.array(batch.numbers))
     if isinstance(counts, Tensor):
-        t = torch.stack(ticks)
-        next_step = torch.from_numpy(layers + np.array(batch.earlier) + 1)
-        return rounding.step_key(t + next_step.to(t.device, non_blocking=True))
+        t = torch.stack([tick.to(counts.device, non_blocking=True) for tick in ticks])
+        following = (layers + np.array(batch.earlier) + 1).tolist()
+        return rounding.step_key(t + upload(following, t.device, torch.int64))
     if ticks:
         counts = [tick.item() + 1 + before for tick, before in zip(ticks, batch.earlier, strict=True)]
     return rounding.step_key(layers + np.array(counts, np.int64)).tolist()
