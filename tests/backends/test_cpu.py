@@ -192,7 +192,7 @@ def test_without_the_library(monkeypatch, tmp_path):
         assert choose.choose(
             [torch.ones(1)], use_foreach=None, use_fused=None, differentiable=False
         ).__name__.endswith("foreach")
-        with pytest.raises(RuntimeError, match=r"fused=True cannot be had.*install a C\+\+ compiler"):
+        with pytest.raises(RuntimeError, match=r"`fused=True` requires .*install a C\+\+ compiler"):
             stepped({"fused": True}, ODD["unaligned"])
         stepped({"fused": None}, ODD["unaligned"])
     finally:

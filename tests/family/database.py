@@ -1,7 +1,12 @@
-"""The members in the form of torch's own OptimizerInfo database: each test runs over INFOS or INPUTS."""
+"""The members in the form of torch's own OptimizerInfo database: each test runs over INFOS or INPUTS.
+
+What torch asks of Adam is taken from its wheel, so that a new torch brings its new demands.
+"""
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +17,17 @@ from torch.testing._internal.common_optimizers import (
     OptimizerErrorEnum,
     OptimizerInfo,
     OptimizerInput,
-    get_error_inputs_for_all_optims,
+    optim_db,
 )
 
+from aida.backends.choose import FUSED
+from aida.optimizers.base import OPTIONS
 from members import CASES, OWN, name
+
+ADAM: Any = next(info for info in optim_db if info.optim_cls is torch.optim.Adam)
+FOREIGN = {"amsgrad"}  # arguments of Adam that no member has
+# What torch refuses and is exact here: test_a_tensor_lr_is_a_number.
+ALLOWED = {"lr as a Tensor is not supported for capturable=False and foreach=True"}
 
 SCHEDULERS = {
     "step": lambda o: schedulers.StepLR(o, step_size=3, gamma=0.5),
@@ -45,12 +57,12 @@ def _sparse() -> list[Parameter]:
     return [p]
 
 
-def _errors(cls: type) -> list[Any]:
+def _errors(cls: type, device: str = "cpu") -> list[Any]:
     """What each wrong argument says: its name, its value and what to do."""
     p = Parameter(torch.ones(1))
     sub = r"it must be in \[0, 1\), as 0.9 is"
     errors = [
-        *get_error_inputs_for_all_optims("cpu", torch.float32),
+        *(e for e in ADAM.optim_error_inputs_func(device, torch.float32) if e.error_regex not in ALLOWED),
         _wrong("lr < 0", ValueError, "learning rate: -1; it must be a finite number of 0 or more", lr=-1),
         _wrong("lr nan", ValueError, "Invalid learning rate: nan; it must be", lr=float("nan")),
         _wrong("tensor lr < 0", ValueError, "Invalid learning rate: -0.5", lr=torch.tensor(-0.5)),
@@ -67,12 +79,14 @@ def _errors(cls: type) -> list[Any]:
                params=[{"params": [p], "lr": -2}]),
         _wrong("two backends", RuntimeError, "`fused` and `foreach` cannot be `True` together; leave one",
                foreach=True, fused=True),
-        _wrong("differentiable foreach", RuntimeError, "`differentiable` needs .*leave `foreach`",
-               foreach=True, differentiable=True),
+        *(_wrong(f"differentiable {which}", RuntimeError,
+                 f"`{which}` does not support `differentiable`.*leave it None",
+                 differentiable=True, **{which: True})
+          for which in ("foreach", "fused")),
         _wrong("sparse", RuntimeError, f"{cls.__name__} does not support sparse.*torch.optim.SparseAdam",
                params=_sparse(), at_step=True),
         _wrong("underflow", UserWarning, r"eps=1e-44 underflows: .*torch.float32.*use a larger eps",
-               eps=1e-44),
+               params=[p], eps=1e-44),
     ]  # fmt: skip
     if "K" in cls.own:
         for K in (-1, 2.0, True, "2", 10**9):
@@ -88,15 +102,27 @@ def _errors(cls: type) -> list[Any]:
     return errors
 
 
+def _inputs(cls: type, device: str, dtype: Any = None) -> list[Any]:
+    """The tests' own settings and those of torch's Adam, new ones at each call: torch's tests change them."""
+    inputs = [OptimizerInput(None, kwargs, name((c, kwargs))) for c, kwargs in CASES if c is cls]
+    for entry in ADAM.optim_inputs_func(device, dtype):
+        kwargs = {k: v for k, v in entry.kwargs.items() if k not in FOREIGN}
+        if not any(repr(kwargs) == repr(known.kwargs) for known in inputs):
+            inputs.append(OptimizerInput(None, kwargs, f"{cls.__name__} as Adam: {entry.desc}"))
+    return copy.deepcopy(inputs)
+
+
+FUSED_ON = tuple(d for d, (_, why) in FUSED.items() if d != "cpu" or why(torch.ones(1, device="cpu")) is None)
 INFOS = [
     OptimizerInfo(
         cls,
-        optim_inputs_func=lambda device, cls=cls: [
-            OptimizerInput(None, kwargs, name((cls, kwargs))) for c, kwargs in CASES if c is cls
-        ],
-        optim_error_inputs_func=lambda device, dtype, cls=cls: _errors(cls),
-        scheduler_inputs=tuple([make] for make in SCHEDULERS.values()),
+        optim_inputs_func=partial(_inputs, cls),
+        optim_error_inputs_func=lambda device, dtype, cls=cls: _errors(cls, device),
+        scheduler_inputs=ADAM.scheduler_inputs,
+        supported_impls=ADAM.supported_impls,
+        not_og_supported_flags=(*OPTIONS, *cls.own),
         has_capturable_arg=True,
+        supports_fused_on=FUSED_ON,
     )
     for cls in OWN
 ]

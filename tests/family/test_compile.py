@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim.lr_scheduler import ExponentialLR
 
 import aida
-from members import assert_near, parameters, set_gradients, snapshot
+from members import MEMBERS, assert_near, parameters, set_gradients, snapshot
 
 LOW = dict(state_dtype=torch.bfloat16, stochastic_rounding=True)
 CASES = [
@@ -53,6 +53,19 @@ def test_the_compiled_step_is_the_step_and_compiles_once(cls, arguments):
     assert len(set(graphs)) == 1
     assert float(compiled.param_groups[0]["lr"]) == pytest.approx(0.02 / 16)
     assert_near(snapshot(compiled), snapshot(plain), 1e-13)
+
+
+@pytest.mark.parametrize("foreach", [None, True, False])
+@pytest.mark.parametrize("cls", MEMBERS)
+def test_a_plain_step_is_two_graphs_at_most(cls, foreach):
+    """The first step, which makes the state, and all others."""
+    counter = CompileCounterWithBackend("eager")
+    optimizer = cls(parameters(), lr=torch.tensor(0.02), foreach=foreach)
+    compiled = torch.compile(lambda: optimizer.step(), backend=counter)
+    for t in range(4):
+        set_gradients(optimizer.param_groups[0]["params"], t)
+        compiled()
+    assert 1 <= counter.frame_count <= 2
 
 
 def test_a_float_lr_does_recompile():

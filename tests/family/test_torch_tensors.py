@@ -243,12 +243,13 @@ class Scaled(torch.Tensor):
         return function(*args, **kwargs)
 
 
-@pytest.mark.parametrize("cls", MEMBERS)
-def test_a_tensor_subclass_is_stepped_by_default(cls):
+@every_member
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_tensor_subclass_is_stepped_by_default(cls, fused):
     """As its plain twin is, to half a unit of its scale a step; foreach has no operations for it."""
     numbers = torch.arange(-6, 6, dtype=torch.int32).view(4, 3)
     p, q = torch.nn.Parameter(Scaled(numbers.clone(), 2**-6)), torch.nn.Parameter(numbers.float() * 2**-6)
-    ours, plain = cls([p], lr=0.1), cls([q], lr=0.1, foreach=False)
+    ours, plain = cls([p], lr=0.1, fused=fused), cls([q], lr=0.1, foreach=False)
     for _ in range(3):
         p.grad, q.grad = torch.ones(4, 3), torch.ones(4, 3)
         ours.step()

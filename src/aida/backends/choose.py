@@ -25,14 +25,16 @@ def choose(
     """The backend for parameters of one device and type; RuntimeError where fused=True cannot be had."""
     if differentiable or (use_foreach is False and not use_fused):
         return cast(Backend, eager)
-    if use_foreach or use_fused is False:
+    if use_foreach:
         return cast(Backend, foreach)
-    if (why := _reason_against_fused(params)) is None:
-        return cast(Backend, FUSED[params[0].device.type][0])
-    if use_fused:
-        raise RuntimeError(
-            f"fused=True cannot be had: {why}; or leave fused=None, which takes the fastest backend there is"
-        )
+    if use_fused is not False:
+        if (why := _reason_against_fused(params)) is None:
+            return cast(Backend, FUSED[params[0].device.type][0])
+        if use_fused:
+            raise RuntimeError(
+                "`fused=True` requires all the params to be floating point Tensors that a fused backend "
+                f"steps, but {why}; or leave fused=None, which takes the fastest backend there is"
+            )
     # A tensor subclass may have no operations on lists; asking its type under torch.compile breaks the graph.
     return cast(Backend, foreach if torch.compiler.is_compiling() or not _subclass(params) else eager)
 

@@ -32,7 +32,8 @@ def _new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
 
 def new_step(p: Tensor, group: dict[str, Any]) -> Tensor:
     device = p.device if group["capturable"] else "cpu"
-    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32  # as torch's
+    wide = torch.get_default_dtype() == torch.float64 and not group["fused"]  # as torch's
+    dtype = torch.float64 if wide else torch.float32
     return torch.zeros((), dtype=dtype, device=device)
 
 

@@ -55,7 +55,8 @@ def _check_together(group: Mapping[str, Any], betas_given: Iterable[Any]) -> Non
         raise RuntimeError("`fused` and `foreach` cannot be `True` together; leave one of them None")
     if differentiable and (foreach or fused):
         raise RuntimeError(
-            "`differentiable` needs the tensor-by-tensor step: leave `foreach` and `fused` None"
+            f"`{'fused' if fused else 'foreach'}` does not support `differentiable`, which needs the "
+            "tensor-by-tensor step: leave it None"
         )
     if differentiable and (group.get("state_dtype") == "bfloat16" or group.get("stochastic_rounding")):
         raise RuntimeError(
