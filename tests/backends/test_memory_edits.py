@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import aida
 from aida.backends import cpu, tensors
 from backends.backends import every_backend
 from edits import EDITS, PLACES, edit, readable, step_alike
@@ -155,3 +156,19 @@ def test_both_descriptions_differ_where_one_does(edits):
         seen.append((tensors.Described(addresses, (facts,)), one_by_one))
     for (a, a1), (b, b1) in combinations(seen, 2):
         assert a.same(b) == a1.same(b1)
+
+
+@pytest.mark.parametrize("arguments", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_a_gradient_without_memory_is_refused(arguments):
+    """torch's own zeros have no memory, and a storage that says otherwise; before or after a step."""
+    if not hasattr(torch, "_efficientzerotensor"):
+        pytest.skip("this torch has no such tensors")
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = aida.Aida([p], **arguments)
+    for steps in (0, 1):
+        p.grad = torch._efficientzerotensor((3,))
+        with pytest.raises(RuntimeError, match="nothing was stepped"):
+            optimizer.step()
+        p.grad = torch.ones(3)
+        optimizer.step()
+        assert float(optimizer.state[p]["step"]) == steps + 1

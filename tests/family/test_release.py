@@ -348,3 +348,20 @@ for act in (net.share_memory, lambda: torch.save(grad, "/dev/null"), lambda: gra
         raise SystemExit("did not raise")
 print("survived")
 """
+
+
+def test_a_large_parameter_that_stands_twice_is_stepped_twice(monkeypatch):
+    monkeypatch.setattr(release, "WAITING_BYTES", 1)
+    nets = model(), model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of a parameter that stands twice
+        one, other = (aida.Aida([*net.parameters(), net[2].weight], lr=1e-2) for net in nets)
+    aida.release_gradients(one, nets[0])
+    for t in range(2):
+        one.zero_grad()
+        backward(nets[0], t)
+        other.zero_grad()
+        backward(nets[1], t)
+        other.step()
+    members.assert_bitwise(members.snapshot(one), members.snapshot(other))
+    assert float(one.state[nets[0][2].weight]["step"]) == 4

@@ -59,6 +59,8 @@ def fits(x: Tensor) -> bool:
     """Whether the storage of a strided tensor holds all its elements: its own resize_ asks no tensor."""
     if not x.numel() or x.device.type == "meta":
         return True
+    if x.data_ptr() == 0:  # torch's own zeros without memory, whose storage claims to have some
+        return False
     last = x.storage_offset() + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
     return int(last + 1) * x.element_size() <= x.untyped_storage().nbytes()
 

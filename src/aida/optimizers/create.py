@@ -26,7 +26,11 @@ def optimizer_names() -> list[str]:
 
 
 def create_optimizer(
-    name: str, params: torch.nn.Module | ParamsT, *, no_decay: str | Iterable[str] = (), **arguments: Any
+    name: str,
+    params: torch.nn.Module | ParamsT,
+    *,
+    no_decay: str | Iterable[str] | None = (),
+    **arguments: Any,
 ) -> Optimizer:
     """The optimizer called `name` (any case), such as "aida", "aidaw", "ladam", "adamw" or "sgd".
 
@@ -56,7 +60,7 @@ def create_optimizer(
         given = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         if not given:
             raise ValueError("the model has no trainable parameter: every requires_grad is False")
-    words = (no_decay,) if isinstance(no_decay, str) else tuple(no_decay)
+    words = (no_decay,) if isinstance(no_decay, str) else tuple(no_decay or ())
     if words:
         given = _split(list(given), words, model)
     return cls(given, **{**own, **arguments})

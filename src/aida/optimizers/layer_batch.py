@@ -151,7 +151,9 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
     if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v, steps))):  # C++ is not told of it
         return False
     now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
-    if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]):
+    if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]) or not np.array_equal(
+        now[1] == 0, before[1] == 0
+    ):
         return False
     for batch in found.batches:
         whole = len(batch.places) == len(grads)

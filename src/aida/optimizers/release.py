@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from itertools import count
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from torch.autograd.variable import Variable
 
 from .. import sharding
 from .base import Layerwise
+from .process_lock import ProcessLock
 
 GONE = (
     "this gradient is gone: release_gradients stepped its layer in backward and freed it. "
@@ -88,6 +90,7 @@ class GradientRelease:
         # Layers whose gradient is ready, by their places: a backward that failed may have left some.
         self._waiting: dict[int, tuple[int, int, Tensor]] = {}
         self._waiting_bytes = 0
+        self._lock = ProcessLock()
         self._task: int | None = None  # the backward whose end is waited for
         self._hooks: list[_Hook] = []
         self._order = _InOrder(self, process_group) if process_group is not None else None
@@ -131,25 +134,28 @@ class GradientRelease:
             self._task = task
             Variable._execution_engine.queue_callback(self._finish)
             self.watch()
-        for group_index, number in hook.places:
-            if self._order is None:
-                self.collect(p, group_index, number)
-            else:
+        if self._order is None:
+            self.collect(p, hook.places)
+        else:
+            for _, number in hook.places:
                 self._order.ready(p, number)
 
-    def collect(self, p: Tensor, group_index: int, number: int) -> None:
+    def collect(self, p: Tensor, places: Iterable[Place]) -> None:
         """Step a large layer, and small ones together: a step of its own costs each more than its kernel."""
-        self._waiting[number] = group_index, number, p
-        self._waiting_bytes += p.numel() * p.element_size()
-        if self._waiting_bytes >= WAITING_BYTES:
-            self._step_waiting()
+        with self._lock:  # each device has a thread of its own in backward
+            for group_index, number in places:
+                self._waiting[number] = group_index, number, p
+            self._waiting_bytes += p.numel() * p.element_size()
+            if self._waiting_bytes >= WAITING_BYTES:
+                self._step_waiting()
 
     def _finish(self) -> None:
         """At the end of backward."""
         self._task = None
         if self._order is not None:
             self._order.finish()
-        self._step_waiting()
+        with self._lock:
+            self._step_waiting()
 
     @torch.no_grad()
     def _step_waiting(self) -> None:
@@ -252,7 +258,7 @@ class _InOrder:
         p.grad = torch.empty_like(p).copy_(whole)
         handle = self._handle()
         assert handle is not None
-        handle.collect(p, group_index, number)
+        handle.collect(p, [(group_index, number)])
 
     def _layers(self) -> list[tuple[Tensor, int]]:
         handle = self._handle()
