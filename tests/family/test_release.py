@@ -30,6 +30,14 @@ def backward(net, t):
     net(torch.randn(4, 6, generator=generator)).square().mean().backward()
 
 
+def released_and_stepped(nets, optimizers, t, run=backward):
+    """The same step of both: in backward, and after it."""
+    for net, optimizer in zip(nets, optimizers, strict=True):
+        optimizer.zero_grad()
+        run(net, t)
+    optimizers[1].step()
+
+
 @pytest.fixture
 def released():
     net = model()
@@ -50,11 +58,7 @@ def test_parameters_are_those_of_a_step(case):
     one, other = (cls(group, **{"lr": 1e-2, **kwargs}) for group in groups)
     aida.release_gradients(one, nets[0])
     for t in range(4):
-        one.zero_grad()
-        backward(nets[0], t)
-        other.zero_grad()
-        backward(nets[1], t)
-        other.step()
+        released_and_stepped(nets, (one, other), t)
     members.assert_bitwise(members.snapshot(one), members.snapshot(other))
 
 
@@ -274,11 +278,7 @@ def test_checkpointing_and_tied_weights(reentrant):
     one, other = (aida.Aida(net.parameters(), lr=1e-2) for net in nets)
     aida.release_gradients(one, nets[0])
     for t in range(3):
-        one.zero_grad()
-        run(nets[0], t)
-        other.zero_grad()
-        run(nets[1], t)
-        other.step()
+        released_and_stepped(nets, (one, other), t, run)
     members.assert_bitwise(members.snapshot(one), members.snapshot(other))
 
 
@@ -358,10 +358,6 @@ def test_a_large_parameter_that_stands_twice_is_stepped_twice(monkeypatch):
         one, other = (aida.Aida([*net.parameters(), net[2].weight], lr=1e-2) for net in nets)
     aida.release_gradients(one, nets[0])
     for t in range(2):
-        one.zero_grad()
-        backward(nets[0], t)
-        other.zero_grad()
-        backward(nets[1], t)
-        other.step()
+        released_and_stepped(nets, (one, other), t)
     members.assert_bitwise(members.snapshot(one), members.snapshot(other))
     assert float(one.state[nets[0][2].weight]["step"]) == 4
