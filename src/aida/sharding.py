@@ -31,6 +31,12 @@ def is_dtensor(x: Any) -> bool:
     return module is not None and isinstance(x, module.DTensor)
 
 
+def any_dtensor(params: Iterable[Tensor]) -> bool:
+    """Whether one of many is: their types are few."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and any(issubclass(kind, module.DTensor) for kind in {*map(type, params)})
+
+
 def local(p: Tensor, g: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
     """p, its gradient and moments as this rank's plain tensors; p and moments share memory with the given.
 

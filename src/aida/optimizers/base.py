@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain
 from operator import is_
 from typing import Any, ClassVar, TypedDict
 
@@ -264,8 +264,9 @@ class Layerwise(Optimizer):
             self._check_live_values(i, group)
 
             def gathered(
-                group: Any = group, params: Any = params, numbers: Any = numbers
+                i: int = i, group: Any = group, params: Any = params, numbers: Any = numbers
             ) -> list[LayerBatch]:
+                self._check_whole(i)
                 return gather(group, params, numbers, states, new_state, self._numel, type(self).__name__)
 
             batches = self._layers.find((i, key), gathered, group, params, numbers, states)
@@ -294,12 +295,6 @@ class Layerwise(Optimizer):
 
         All layers at once: one message per process group, which every rank sends, gradients or not.
         """
-        if not sharding.active():
-            return None, None
-        known = {*chain.from_iterable(self._shapes)}
-        for group, shapes in zip(self.param_groups, chain(self._shapes, repeat([])), strict=False):
-            if self._needs_gram(group) or group.get("layerwise"):
-                sharding.check_whole(group["params"], shapes, known, self.reduce_groups)
         if not self._is_sharded():
             return None, None
         if self.reduce_groups:
@@ -313,8 +308,17 @@ class Layerwise(Optimizer):
         return tuple(total if total.members else None for total in totals)  # type: ignore[return-value]
 
     def _is_sharded(self) -> bool:
-        sharded = self.reduce_groups is not None or any(map(sharding.is_dtensor, self._all_params()))
-        return sharded and sharding.active()
+        if not sharding.active():
+            return False
+        return self.reduce_groups is not None or sharding.any_dtensor(self._all_params())
+
+    def _check_whole(self, i: int) -> None:
+        """Raise RuntimeError where a group that needs whole layers has pieces, as engines leave them."""
+        group = self.param_groups[i]
+        if sharding.active() and (self._needs_gram(group) or group.get("layerwise")):
+            shapes = self._shapes[i] if i < len(self._shapes) else []
+            known = {*chain.from_iterable(self._shapes)}
+            sharding.check_whole(group["params"], shapes, known, self.reduce_groups)
 
     def _all_params(self) -> Iterator[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)
