@@ -428,6 +428,7 @@ def test_a_key_near_a_known_one_warns(key):
 @pytest.mark.parametrize("cls", MEMBERS)
 def test_groups_of_torchs_adamw_are_taken(cls):
     groups = torch.optim.AdamW(parameters(), lr=0.5).param_groups
+    groups[0].setdefault("decoupled_weight_decay", True)  # older ones do not name their kind
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         group = cls([OrderedDict(g) for g in groups]).param_groups[0]

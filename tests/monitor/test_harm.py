@@ -142,7 +142,7 @@ WHILE_RECORDED = {
     "numpy raises": lambda o: setting(
         lambda x: np.seterr(**x), dict.fromkeys(np.geterr(), "raise"), np.geterr
     ),
-    "meta by default": lambda o: setting(torch.set_default_device, "meta", torch.get_default_device),
+    "meta by default": lambda o: setting(torch.set_default_device, "meta", lambda: torch.empty(0).device),
     "float64 by default": lambda o: setting(
         torch.set_default_dtype, torch.float64, torch.get_default_dtype
     ),

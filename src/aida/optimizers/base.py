@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from operator import is_
@@ -203,7 +204,7 @@ class Layerwise(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with self._lock:
+        with nullcontext() if torch.compiler.is_compiling() else self._lock:
             if not (self._fresh and self._is_state_init_step()):
                 self._refuse_released_step()
                 self._take_step()

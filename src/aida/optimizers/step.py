@@ -196,9 +196,8 @@ def _next_counts(batch: LayerBatch, group: dict[str, Any], found_inf: Tensor | N
 def _advance(step: StepBatch) -> None:
     """Add 1 to the layers' counters, but where the device has found an infinite gradient."""
     batch, found_inf = step.batch, step.scalars.found_inf
-    ticks = [
-        of_p.setdefault("rounding_step", tick) for of_p, tick in zip(batch.states, step.ticks, strict=False)
-    ]
+    states = batch.states if step.ticks else []
+    ticks = [of_p.setdefault("rounding_step", tick) for of_p, tick in zip(states, step.ticks, strict=True)]
     if found_inf is not None:
         for name in ("step", "rounding_step") if ticks else ("step",):
             _advance_there(batch, name, found_inf <= 0)
