@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := requirements/dev.txt
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --no-config
+# All that both distributions and their development need, but for these two themselves.
+COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --no-annotate \
+	--no-emit-package aida-optim --no-emit-package aida-bench --no-emit-index-url --no-emit-find-links \
+	--all-extras --group pyproject.toml:dev pyproject.toml packages/aida-bench/pyproject.toml
 
 .PHONY: install demo test test-matrix test-distributed test-runner test-floors test-oldest test-newest dist-check lint \
 	fuzz sanitize sanitize-threads bench lock clean
@@ -20,10 +22,12 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' $(LOCK))"
 
 # A new package is found only by installing again.
-$(STAMP): $(BIN)/uv $(LOCK) pyproject.toml CMakeLists.txt $(wildcard csrc/* src/*/__init__.py src/*/*/__init__.py)
+$(STAMP): $(BIN)/uv $(LOCK) pyproject.toml CMakeLists.txt packages/aida-bench/pyproject.toml \
+		$(wildcard csrc/* src/aida/*/__init__.py src/aida/*/*/__init__.py)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation \
-		--reinstall-package aida-optim -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) --editable .
+		--reinstall-package aida-optim -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) --editable . \
+		--editable packages/aida-bench
 	@test -e src/aida/backends/_step_cpu.so || echo "The CPU kernel was left out (a C++ compiler with OpenMP builds it)."
 	@touch $@
 
@@ -45,11 +49,11 @@ test-distributed: install
 
 # Runs on several devices, in workers that are killed, and on a Ray cluster.
 test-runner: install
-	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/experiments
+	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/bench
 
 # Every task's small preset, whole and on real data, ends beyond its floor; an hour on two cores.
 test-floors: install
-	$(BIN)/python -m pytest -q -k whole_run tests/experiments/test_floors.py -m 'slow or not slow'
+	$(BIN)/python -m pytest -q -k whole_run tests/bench/test_floors.py -m 'slow or not slow'
 
 # The fast tests with the lowest version of every dependency that pyproject.toml declares, and with the newest,
 # each in an environment of its own with the PYTHON given, on the installed package.
@@ -57,9 +61,11 @@ test-oldest: RESOLUTION := lowest-direct
 test-newest: RESOLUTION := highest
 test-oldest test-newest: test-%: $(BIN)/uv
 	$(BIN)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(VENV)-$*
-	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --resolution $(RESOLUTION) -r pyproject.toml --extra dev
+	mkdir -p build
+	$(COMPILE) --python $(VENV)-$*/bin/python --resolution $(RESOLUTION) --output-file build/requirements-$*.txt
+	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python -r build/requirements-$*.txt
 	PATH="$(CURDIR)/$(VENV)-$*/bin:$$PATH" $(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --no-deps \
-		--no-build-isolation -C build-dir=build/$* -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) .
+		--no-build-isolation -C build-dir=build/$* -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) . ./packages/aida-bench
 	UV_RESOLUTION=$(RESOLUTION) $(VENV)-$*/bin/python -m pytest -q \
 		-m 'not slow and not network and not gpu and not distributed'
 
@@ -102,8 +108,8 @@ bench: install
 	$(BIN)/aida bench step
 
 lock: install
-	$(COMPILE) --upgrade --extra dev --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --universal --python-version 3.11 --generate-hashes --upgrade --output-file $(LOCK)
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
-	find src tests benchmarks packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find src packages tests benchmarks packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

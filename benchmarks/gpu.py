@@ -124,12 +124,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.dry:
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
-        from aida.backends import choose, triton
+        from aida.backends import dispatch as choose
+        from aida.backends import triton
 
         choose.FUSED["cpu"] = (triton, lambda p: None)
         device, models, arguments.rounds = "cpu", DRY, 1
     else:
-        from aida_experiments.shapes import model_shapes
+        from aida_bench.bench.model_shapes import model_shapes
 
         if not torch.accelerator.is_available():
             print("There is no accelerator here; --dry shows that the benchmark runs.", file=sys.stderr)

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 import numpy as np
 from scipy import stats
 
-from aida_experiments.report_stats import interval
+from aida_bench.report.statistics import interval
 
 SEED = 0
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]

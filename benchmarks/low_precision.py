@@ -24,8 +24,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from aida import create_optimizer
 from aida.backends import rounding
-from aida_experiments.recipes.digits import DIGITS
-from aida_experiments.tasks import create_task
+from aida_bench.recipes.digits import DIGITS
+from aida_bench.tasks import create_task
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from torch import nn
 
 import aida
 from aida.monitor import StepsizeMonitor
-from aida_experiments.bench import machine
-from aida_experiments.runs import versions
-from aida_experiments.tasks.models.lstm import Dropouts, LanguageModel
-from aida_experiments.tasks.models.vgg import vgg11
+from aida_bench.bench.step import machine
+from aida_bench.models.lstm import Dropouts, LanguageModel
+from aida_bench.models.vgg import vgg11
+from aida_bench.storage.environment import versions
 
 EVERY = 100
 Step = Callable[[], None]

@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from aida_experiments.bench_report import markdown
-from aida_experiments.runs import write_text
+from aida_bench.bench.report import markdown
+from aida_bench.storage.files import write_text
 
 BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
 OURS = ("Aida", "AdaBelief", "AdamPlus", "LAdam", "LAdaBelief", "LAida")

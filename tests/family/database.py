@@ -20,7 +20,7 @@ from torch.testing._internal.common_optimizers import (
     optim_db,
 )
 
-from aida.backends.choose import FUSED
+from aida.backends.dispatch import FUSED
 from aida.optimizers.base import OPTIONS
 from members import CASES, OWN, name
 

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.testing._internal.common_optimizers import _get_optim_inputs_including_global_cliquey_kwargs
 
 from aida.backends import cpu
-from aida.backends.choose import FUSED
+from aida.backends.dispatch import FUSED
 from family.database import INFOS, INPUTS
 from members import assert_bitwise, assert_near, parameters, set_gradients, snapshot, train
 

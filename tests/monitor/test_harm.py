@@ -15,8 +15,9 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import aida
-from aida.monitor import DEFINITIONS, Memory, StepsizeMonitor, layer_stepsizes, watch
-from aida.monitor.sums import BINS, counted
+from aida.monitor import DEFINITIONS, Memory, StepsizeMonitor, layer_stepsizes
+from aida.monitor import monitor as watch
+from aida.monitor.layer_sums import BINS, counted
 from members import assert_bitwise, parameters, set_gradients, snapshot, train
 
 STEPS = 4

@@ -17,7 +17,7 @@ import aida.monitor
 from aida.monitor import StepsizeMonitor, plots
 from aida.monitor.plots.series import coarser, fitting, named, spaced
 from aida.monitor.plots.style import CAP_LINE, DASHES, IN_LEGEND, PALETTE, depth_colours, run_styles
-from aida.monitor.record import histogram_edges
+from aida.monitor.schema import histogram_edges
 from monitor.rows import run
 
 CAP = sqrt(1e-3 / 1e-8)

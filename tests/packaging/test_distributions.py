@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.packaging, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 NEEDED = {"torch", "numpy", "typing-extensions"}
-EXTRAS = {"experiments", "ray", "tensorboard", "monitor", "test", "bench", "dev"}
+EXTRAS = {"monitor"}
 KERNEL = "aida/backends/_step_cpu.so"
 COMPILER = shutil.which(os.environ.get("CXX") or "c++")
 
@@ -74,7 +74,7 @@ def test_the_sdist_is_the_repository(sdist, in_git):
     assert "tests/packaging/test_distributions.py" in held
 
 
-def test_the_wheel_is_the_two_packages_and_the_kernel(wheel, in_git):
+def test_the_wheel_is_the_package_and_the_kernel(wheel, in_git):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         licences = [name for name in archive.namelist() if name.endswith(".dist-info/licenses/LICENSE")]
@@ -109,6 +109,44 @@ def test_an_index_can_show_the_description(said):
     assert targets
     assert [t for t in targets if not re.match("https:|data:", t)] == []
     assert "](" not in re.sub(r"\[[^\]]*\]\((https:|data:)[^)]*\)", "", text)
+
+
+@pytest.fixture(scope="session")
+def bench_wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench")
+    options = ["--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", out]
+    uv("build", "--quiet", *options, "packages/aida-bench")
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_benchs_wheel_is_its_package(bench_wheel, in_git, said):
+    with zipfile.ZipFile(bench_wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        of_bench = message_from_bytes(archive.read(name))
+    place = "packages/aida-bench/src/"
+    assert held == {name.removeprefix(place) for name in in_git if name.startswith(place)}
+    assert of_bench["Name"] == "aida-bench"
+    assert of_bench["Version"] == said["Version"]
+    assert of_bench["Requires-Python"] == said["Requires-Python"]
+
+
+def test_the_benchs_wheel_brings_the_command(bench_wheel, wheel, tmp_path):
+    """Beside this environment's packages, but of the two wheels alone."""
+    place = tmp_path / "only"
+    uv("pip", "install", "--quiet", "--no-deps", "--target", place, bench_wheel, wheel)
+    command = [
+        sys.executable,
+        "-c",
+        "import aida_bench.__main__ as m; print(m.__file__); m.main()",
+        "--version",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith(str(place))
+    assert done.stdout.splitlines()[1] == f"aida {version('aida-optim')}"
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 from .collect import layer_stepsizes, watchable
 from .definitions import DEFINITIONS, Definition
-from .record import finite, histogram_edges
+from .monitor import StepsizeMonitor
+from .schema import finite, histogram_edges
 from .sinks import CSV, JSONL, Memory, Sink, TensorBoard, WandB
-from .watch import StepsizeMonitor
 
 __all__ = [
     "CSV",

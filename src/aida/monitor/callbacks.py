@@ -19,9 +19,9 @@ from typing import Any
 from torch.optim import Optimizer
 
 from .definitions import definition_for, unknown
+from .monitor import StepsizeMonitor, check
 from .names import unwrapped
 from .sinks import MEMORY, as_sinks, needed
-from .watch import StepsizeMonitor, check
 
 
 class Watching:

@@ -16,9 +16,9 @@ from .. import sharding
 from ..optimizers.release import FreedGradient
 from . import measures
 from .definitions import Definition, definition_for, stepped, unknown
+from .layer_sums import BINS, EXTREMES, SUMS, as_real, histogram_top, layer_sums, sums_dtype
 from .names import named_parameters, unwrapped
-from .record import Row
-from .sums import BINS, EXTREMES, SUMS, as_real, histogram_top, layer_sums, sums_dtype
+from .schema import Row
 
 Select = Callable[[str, Tensor], bool]
 """Whether a layer is measured, of its name and its parameter."""

@@ -13,7 +13,7 @@ from io import FileIO, StringIO
 from pathlib import Path
 from typing import Any
 
-from .record import Row, finite
+from .schema import Row, finite
 
 try:
     import fcntl

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .. import family
-from .record import AT_CAP, PER_OCTAVE, Row
+from .schema import AT_CAP, PER_OCTAVE, Row
 
 Sums = Mapping[str, Any]
 PERCENTILES = (5, 25, 50, 75, 95)

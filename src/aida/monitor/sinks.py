@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from .files import CSV, JSONL, layers_of
-from .record import Row, histogram_edges
+from .schema import Row, histogram_edges
 
 __all__ = ["CSV", "JSONL", "MEMORY", "Memory", "Sink", "Sinks", "TensorBoard", "WandB", "as_sinks", "needed"]
 
@@ -42,7 +42,7 @@ class Memory:
 
     def frame(self, kind: str = "stepsize") -> Any:
         """The rows of one kind, "stepsize" or "spread", as a DataFrame. Needs pandas."""
-        pandas = needed("pandas", "aida-optim[monitor]", "Memory.frame")
+        pandas = needed("pandas", '"aida-optim[monitor]"', "Memory.frame")
         return pandas.DataFrame([row for row in self.rows if row["kind"] == kind])
 
 
@@ -56,7 +56,7 @@ class TensorBoard:
         self._folder = Path(writer).expanduser() if isinstance(writer, str | Path) else None
         self._writer: Any = None if self._folder else writer
         if self._folder:
-            needed("tensorboard", "aida-optim[tensorboard]", "TensorBoard", load=False)
+            needed("tensorboard", "tensorboard", "TensorBoard", load=False)
 
     @property
     def writer(self) -> Any:
@@ -163,7 +163,7 @@ def needed(module: str, install: str, what: str, load: bool = True) -> Any:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-    raise ModuleNotFoundError(f'{what} needs {module}: pip install "{install}"', name=module)
+    raise ModuleNotFoundError(f"{what} needs {module}: pip install {install}", name=module)
 
 
 NOT_CURVES = {"kind", "run", "optimizer", "step", "layer", "layers", "parameter", "numel", "cap", "histogram"}

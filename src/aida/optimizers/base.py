@@ -16,7 +16,7 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 from typing_extensions import Unpack
 
 from .. import family, sharding
-from ..backends.choose import choose
+from ..backends.dispatch import choose
 from .define import plain_rule, whole_signature
 from .foreign import MEMBERS_OWN, check_source
 from .layer_batch import LayerBatch, LayerCache, gather

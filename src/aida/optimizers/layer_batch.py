@@ -26,8 +26,8 @@ from torch import Tensor
 
 from .. import sharding
 from ..backends import tensors as memory
-from ..backends.choose import choose
 from ..backends.contract import Backend, Layers
+from ..backends.dispatch import choose
 from .layer_checks import MOMENTS, check_layer, check_layout, waves_of
 
 MOST_KEPT = 256  # where layers are stepped in ever new combinations

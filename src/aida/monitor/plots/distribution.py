@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..record import histogram_edges
+from ..schema import histogram_edges
 from .measures import Measure, measure
 from .series import Layer, Missing, Row, Runs, coarser, fitting, named, spaced, with_field
 from .style import CAP_LINE, blank, caps, depth_colours, layer_name, log_ticks, same_caps, time_axis

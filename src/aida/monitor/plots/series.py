@@ -8,7 +8,7 @@ from math import ceil, floor, isfinite, nan
 from statistics import fmean, pstdev
 from typing import Any, TypeAlias
 
-from ..record import finite
+from ..schema import finite
 
 Row: TypeAlias = Mapping[str, Any]
 Runs: TypeAlias = Mapping[str, Iterable[Row]] | Iterable[Row]

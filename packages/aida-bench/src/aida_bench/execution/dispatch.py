@@ -1,0 +1,44 @@
+"""Carry out a plan: here, in worker processes, or on a Ray cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from aida_bench.execution import torchrun
+from aida_bench.execution.job import Job, run_here
+from aida_bench.execution.plan import Plan, Where
+from aida_bench.execution.progress import Bars
+from aida_bench.storage.files import make_folder
+from aida_bench.storage.run import Run
+
+
+def carry_out(plan: Plan, folder: Path, where: Where, console: Console) -> list[Run]:
+    """Run what is not finished in `folder`; the plan's runs, or none in a process that is not the first."""
+    # All folders are looked at before one is made or anything trained: a conflict shows in the first second.
+    jobs, workers = plan.jobs(folder, where), plan.workers(where.workers)
+    first = torchrun.rank() == 0
+    if first:
+        make_folder(folder)
+    runs = [Run(job.folder, job.config) for job in jobs] if first else []
+    unfinished = [job for job, run in zip(jobs, runs, strict=True) if not run.status] if first else jobs
+    if torchrun.launched():
+        unfinished = jobs  # every process must go the same way
+    if unfinished:
+        with Bars(unfinished, console) as bars:
+            run_all(unfinished, min(workers, len(unfinished)), where.ray, bars)
+    return runs
+
+
+def run_all(jobs: list[Job], workers: int, ray: str | None, bars: Bars) -> None:
+    if ray is not None:
+        from aida_bench.execution.ray import run_on_ray
+
+        run_on_ray(jobs, ray, bars)
+    elif workers == 1:
+        run_here(jobs, bars)
+    else:
+        from aida_bench.execution.processes import run_in_workers
+
+        run_in_workers(jobs, workers, bars)

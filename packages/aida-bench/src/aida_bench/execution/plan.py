@@ -1,0 +1,107 @@
+"""Train several optimizers on one task with several seeds, each run in its own folder, and report."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aida_bench.execution.cores import cores
+from aida_bench.execution.job import Job, resolve_device
+from aida_bench.settings import write_setting
+from aida_bench.storage.run import check_folder
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer with its settings; `label` names its folder."""
+
+    label: str
+    optimizer: str
+    settings: Mapping[str, Any]
+
+
+KEPT = 200e6
+"""Bytes that the checkpoints of a comparison's finished runs may take together, unless all are asked for."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which processes carry the runs out, and what they keep; no row depends on it."""
+
+    workers: int | None = None
+    ray: str | None = None
+    tensorboard: bool = False
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the command asks for; names are already known to be valid."""
+
+    task: str
+    preset: str
+    model: str
+    contenders: Sequence[Contender]
+    seeds: Sequence[int]
+    epochs: int
+    batch_size: int
+    limit_batches: int | None
+    device: str
+    precision: str
+    threads: int | None
+    devices: int = 1
+    strategy: str | None = None
+
+    def workers(self, asked: int | None) -> int:
+        """As many as this process has cores, or one on an accelerator; never more than there are runs."""
+        default = 1 if self.devices > 1 or torch.accelerator.is_available() else cores()
+        return max(1, min(asked or default, len(self.contenders) * len(self.seeds)))
+
+    def jobs(self, folder: Path, where: Where) -> list[Job]:
+        """One for each seed and contender, seeds outermost, so that a comparison grows evenly.
+
+        Raises UserError where a folder holds another run; nothing is written.
+        """
+        device = resolve_device(self.device, self.precision, self.devices, self.strategy)
+        alone = self.workers(where.workers) == 1 and self.devices == 1
+        shared = torch.get_num_threads() if alone else 1
+        config = {
+            "task": self.task, "preset": self.preset, "model": self.model, "epochs": self.epochs,
+            "batch_size": self.batch_size, "limit_batches": self.limit_batches, "device": device,
+            "precision": self.precision, "devices": self.devices, "strategy": self.strategy,
+        }  # fmt: skip
+        keep = inf if where.keep else KEPT / (len(self.seeds) * len(self.contenders))
+        jobs = []
+        for seed in self.seeds:
+            for contender in self.contenders:
+                own = folder / contender.label / f"seed-{seed}"
+                run = {"optimizer": contender.optimizer, "settings": dict(contender.settings), "seed": seed}
+                threads = self.threads or begun_threads(own, {**config, **run}) or shared
+                jobs.append(Job(own, {**config, **run, "threads": threads}, where.tensorboard, keep))
+        return jobs
+
+
+def grid_points(contenders: Sequence[Contender], grid: Mapping[str, Sequence[Any]]) -> list[Contender]:
+    """Every contender at every point of the grid, labelled such as "aida lr=0.003 eps=1e-12"."""
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [
+        Contender(
+            " ".join([contender.label, *(f"{key}={write_setting(value)}" for key, value in point.items())]),
+            contender.optimizer,
+            {**contender.settings, **point},
+        )
+        for contender in contenders
+        for point in points
+    ]
+
+
+def begun_threads(folder: Path, config: Mapping[str, Any]) -> int | None:
+    """The threads of a run that has begun, which end it with the very same rows."""
+    begun = check_folder(folder, config)
+    return None if begun is None else begun.get("threads")

@@ -1,0 +1,214 @@
+"""Files that survive a crash, a full disk and a flipped bit: the one place that writes and reads them.
+
+Each is written whole: to a temporary beside it, flushed to the disk, then renamed, and the folder flushed.
+None is appended to, so half a record can only be damage, and a reader says where it is and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from aida_bench.errors import UserError
+
+Row = dict[str, Any]
+ANEW = "delete its folder and run it again"
+"""What to do about most damaged files of a run."""
+SEAL = b"sha256:"
+END, SEALED = 22, len(SEAL) + 64
+"""Bytes of a zip's last record without a comment, and of the comment that holds the checksum."""
+
+
+class Damaged(Exception):
+    """A file does not hold what was written to it; the message says why."""
+
+
+def expand(path: Path) -> Path:
+    """With ~ as the home folder; a shell leaves it in --out=~/runs. Raises UserError where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no home folder ({error}): give a path without ~.") from error
+
+
+def make_folder(path: Path) -> None:
+    """Raises UserError if it is there and of no use."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be read and written by you: choose another --out.")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of what goes on inside that names no file, such as that of a full disk, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextmanager
+def replaced(path: Path, prior: Path | None = None) -> Iterator[Path]:
+    """A path to write to beside `path`, which it then replaces: a reader never sees half a file.
+
+    What `path` held is kept as `prior`, if that is given.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    with naming(path):
+        try:
+            yield beside
+            flush(beside)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+        if prior is not None and path.exists():
+            os.replace(path, prior)
+        os.replace(beside, path)
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # only POSIX opens folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some network file systems flush no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replaced(path) as beside:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def to_json_lines(rows: Iterable[Row]) -> str:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def from_json_lines(text: str) -> list[Row]:
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def read_json(path: Path, fix: str = ANEW) -> Row:
+    """The object in a file. Raises UserError, with `fix` as what to do, where there is none."""
+    with naming(path):
+        content = path.read_bytes()
+    if not content.strip():
+        raise UserError(f"{path} is empty: {fix}.")
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): {fix}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (it is {json.dumps(found)[:40]}, no object): {fix}.")
+    return found
+
+
+def read_json_lines(path: Path, fix: str = ANEW) -> list[Row]:
+    """The records of a file, [] if it is not there. A last line that was cut is left out.
+
+    Raises UserError, with the line's number and with `fix` as what to do, for a line that is no record.
+    """
+    if not path.exists():
+        return []
+    with naming(path):
+        *lines, cut = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is damaged ({error}): {fix}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number} is {line[:40].decode()}, no record: {fix}.")
+        rows.append(row)
+    with suppress(ValueError):
+        rows += [row] if isinstance(row := json.loads(cut), dict) else []
+    return rows
+
+
+@contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Alone with the lock `path`, which goes with its process.
+
+    Raises filelock.Timeout after `timeout` seconds, and UserError where the file system has no locks.
+    """
+    lock = FileLock(path)
+    try:
+        with naming(path):
+            lock.acquire(timeout=timeout)
+    except NotImplementedError as error:
+        raise UserError(f"{path} cannot be locked ({error}): choose a folder on another disk.") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        reason = f"{error.strerror}; its file system has no locks"
+        raise UserError(f"{path} cannot be locked ({reason}): choose a folder on another disk.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with naming(path), open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_state(path: Path, state: Mapping[str, Any], prior: Path | None = None) -> None:
+    """torch.save, with the SHA-256 of the file as the comment of its zip: torch's own sums are not read."""
+    import torch
+
+    with replaced(path, prior) as beside:
+        try:
+            torch.save(dict(state), beside)
+        except RuntimeError as error:
+            raise UserError(f"cannot write {path} (is the disk full?): {error}") from error
+        with open(beside, "r+b") as file:
+            file.seek(-2, os.SEEK_END)
+            file.write(SEALED.to_bytes(2, "little"))
+        seal = SEAL + sha256(beside).encode()
+        with open(beside, "ab") as file:
+            file.write(seal)
+
+
+def load_state(path: Path) -> Row:
+    """What `save_state` wrote, on the CPU. Raises Damaged if a single bit of it is another."""
+    import torch
+
+    content = memoryview(path.read_bytes())
+    body, seal = content[:-SEALED], bytes(content[-SEALED:])
+    if len(body) < END or not seal.startswith(SEAL):
+        raise Damaged("it is cut, or was not written by this version")
+    if seal != SEAL + hashlib.sha256(body).hexdigest().encode():
+        raise Damaged("its SHA-256 is not the one it was written with")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise Damaged(f"torch cannot read it: {str(error).partition(chr(10))[0]}") from error
+    if not isinstance(state, dict):
+        raise Damaged("it holds no state")
+    return state

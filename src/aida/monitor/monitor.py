@@ -1,0 +1,256 @@
+"""StepsizeMonitor: when a record is made, and that it reaches its sinks without harm to the training."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.optim import Optimizer
+
+from .. import sharding
+from ..optimizers.release import is_released
+from .collect import Pending, Select, collect
+from .definitions import counter, definition_for, on_host, unknown
+from .files import RowFile
+from .measures import spread
+from .names import unwrapped
+from .schema import Row, new_run
+from .sinks import MEMORY, Memory, Sink, Sinks, as_sinks
+
+SAME = {"stepsize": ("layer", "parameter", "numel"), "spread": ("layers",)}
+"""By the kind of a file's last row, what it shares with the rows of a run that goes on."""
+
+
+class StepsizeMonitor:
+    """Records layerwise stepsizes and more (record.py lists what) of any known optimizer while it trains.
+
+        with StepsizeMonitor(optimizer, model, every=100, sinks="stepsizes.jsonl") as monitor:
+            ...                                            # train as ever; monitor.close() ends it as well
+
+    Records are made after step 1 and after every step that `every` divides, on the device, and written when
+    they have reached the host, after a later step or by close(). model: for the layers' names. sinks (`to` is
+    its former name): one or several of paths (.jsonl, .csv), objects with write(rows) and "memory", whose
+    rows and frame() are the monitor's own. select: of a layer's name and parameter, whether it is measured
+    (default: all). run: the name that every row has; by default a new one, or that of the last run in a file
+    among the sinks where this training goes on from there: a later step of the same optimizer and layers.
+    name: of the optimizer in the rows, where there are several.
+    Nothing here ends a training: what fails is dropped, and warned of once; a compiled step gets no graphs.
+    With several processes every one makes the monitor, and rank 0 writes (`all_ranks` True: each its own
+    layers, for pipeline stages and ZeRO). Wrappers of accelerate, ZeRO and their like are looked into.
+    Raises TypeError for an optimizer whose stepsizes are not known, TypeError or ValueError for sinks that
+    are none, ValueError for every < 1 and for an optimizer that release_gradients steps.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: torch.nn.Module | None = None,
+        every: int = 100,
+        sinks: Sinks = MEMORY,
+        select: Select | None = None,
+        all_ranks: bool = False,
+        *,
+        to: Sinks = MEMORY,
+        run: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        optimizer = unwrapped(optimizer)
+        check(every, select)
+        _check_watchable(optimizer, model)
+        if sinks != MEMORY and to != MEMORY:
+            raise TypeError("`to` is the former name of `sinks`: give one of them")
+        self.optimizer, self.model, self.every, self.select = optimizer, model, every, select
+        self.sinks: list[Sink] = as_sinks(sinks if to == MEMORY else to)
+        self.run, self.name = run, name
+        if all_ranks and run is None and sharding.active():
+            self.run = _agreed(new_run(type(optimizer).__name__))
+        self._writes = all_ranks or not sharding.active() or dist.get_rank() == 0
+        self._step: int | None = None  # unknown before the first step that is seen
+        self._before = _steps_taken(optimizer, wait=True) or 0
+        self._pending: deque[tuple[int, Pending]] = deque()
+        self._warned: set[str] = set()
+        # Compiled, the record would be traced, in a graph for every layer.
+        watch: Any = torch.compiler.disable(self._after_step)
+        self._hooks: list[Any] = [
+            optimizer.register_step_post_hook(watch),
+            optimizer.register_load_state_dict_post_hook(self._count_anew),
+        ]
+
+    @property
+    def to(self) -> list[Sink]:
+        """The sinks, by their former name."""
+        return self.sinks
+
+    def close(self) -> None:
+        """Stop watching and write what is under way. Closing twice does nothing more."""
+        if not self._hooks:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._write(all_of_them=True)
+        if self._step is None:
+            warnings.warn(
+                "StepsizeMonitor has seen no step of its optimizer: make it of the optimizer whose step() is "
+                "called, after any wrapper has replaced it",
+                stacklevel=2,
+            )
+
+    def __enter__(self) -> StepsizeMonitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def rows(self) -> list[Row]:
+        """What the first Memory among the sinks has."""
+        return self._memory().rows
+
+    def frame(self, kind: str = "stepsize") -> Any:
+        """Its rows of one kind, "stepsize" or "spread", as a pandas DataFrame."""
+        return self._memory().frame(kind)
+
+    def _memory(self) -> Memory:
+        found = next((sink for sink in self.sinks if isinstance(sink, Memory)), None)
+        if found is None:
+            raise ValueError(
+                'this monitor keeps no rows in memory: add Memory() to its sinks, sinks=["memory", ...]'
+            )
+        return found
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return  # a graph would replay the record, which nothing reads
+        with self._harmless("", lambda: f"StepsizeMonitor dropped the record of step {self._step}"):
+            self._write()
+            if not self._counts():
+                return
+            if self._step == 1 or self._step % self.every == 0:  # type: ignore[operator]
+                self._pending.append((self._step, collect(self.optimizer, self.model, self.select)))  # type: ignore[arg-type]
+                self._write()
+
+    def _counts(self) -> bool:
+        """Count this step; False where none has been taken: no gradients, or states made beforehand."""
+        if self._step is not None:
+            self._step += 1
+            return True
+        taken = _steps_taken(self.optimizer, wait=False)
+        self._step = self._before + 1 if taken is None else taken or None
+        return self._step is not None
+
+    def _count_anew(self, optimizer: Any) -> None:
+        self._step = None
+        with self._harmless("", lambda: "StepsizeMonitor cannot read the steps of the loaded state"):
+            self._before = _steps_taken(self.optimizer, wait=True) or 0
+
+    def _write(self, all_of_them: bool = False) -> None:
+        """Write the records that have reached the host; never waits unless it is for all of them."""
+        while self._pending and (all_of_them or self._pending[0][1].ready()):
+            step, pending = self._pending.popleft()
+            with self._harmless("", lambda step=step: f"StepsizeMonitor dropped the record of step {step}"):
+                self._write_one(step, pending)
+
+    def _write_one(self, step: int, pending: Pending) -> None:
+        rows = pending.rows() if self._writes else []
+        if not pending.stepped and self._step is not None and not sharding.active():  # ranks count alike
+            self._step -= 1  # a device has told that no step was taken
+        for name, error in pending.failed.items():
+            said = f"StepsizeMonitor dropped layer {name} from the record of step {step}"
+            self._warn(f"layer {name}", said, error)
+        if not rows:
+            return
+        rows.append({**spread(rows), "step": rows[0]["step"]})
+        if self.run is None:
+            self.run = self._continued(rows) or new_run(type(self.optimizer).__name__)
+        about = {"run": self.run} | ({"optimizer": self.name} if self.name else {})
+        for number, sink in enumerate(self.sinks):
+            said = f"{type(sink).__name__} could not write the record of step {rows[0]['step']}"
+            with self._harmless(f"sink {number}", lambda said=said: said):
+                sink.write([{"kind": row["kind"], **about, **row} for row in rows])
+
+    def _continued(self, rows: list[Row]) -> str | None:
+        """The run in a file that this training goes on from: its last record is of the steps before."""
+        files = [sink for sink in self.sinks if isinstance(sink, RowFile)] if self._before else []
+        with self._harmless("", lambda: "StepsizeMonitor begins a new run"):
+            last: Row = next((row for sink in files if (row := sink.last(self.name))), {})
+            if str(last.get("run")).startswith(f"{type(self.optimizer).__name__}-"):
+                own = next(row for row in reversed(rows) if row["kind"] == last["kind"])
+                same = all(str(last[key]) == str(own[key]) for key in SAME[own["kind"]])
+                if same and int(last["step"]) + self.every > self._before:
+                    return last["run"]
+        return None
+
+    @contextmanager
+    def _harmless(self, key: str, said: Any) -> Iterator[None]:
+        """What fails inside becomes a warning; said: what was dropped."""
+        try:
+            yield
+        except Exception as error:
+            self._warn(key, said(), error)
+
+    def _warn(self, key: str, said: str, error: Exception) -> None:
+        """Once for each key, and each kind of error."""
+        key = f"{key} {type(error).__name__}"
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(
+                f"{said} ({type(error).__name__}: {error}); training goes on, and later records are tried",
+                stacklevel=2,
+            )
+
+
+def check(every: Any, select: Any) -> None:
+    """Raise for what says neither when nor what to record."""
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ValueError(f"every is a number of steps, 1 or more, not {every!r}")
+    if select is not None and not callable(select):
+        raise TypeError(f"select is a function of a layer's name and parameter, not {select!r}")
+
+
+def _check_watchable(optimizer: Any, model: Any) -> None:
+    """Raise for what a monitor cannot be made of."""
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a torch.nn.Module, for the layers' names, not {type(model).__name__}")
+    if not isinstance(optimizer, Optimizer):
+        hint = "; give its .optimizer" if hasattr(optimizer, "optimizer") else ""
+        raise TypeError(
+            f"StepsizeMonitor watches a torch.optim.Optimizer, not {type(optimizer).__name__}{hint}"
+        )
+    if definition_for(optimizer) is None:
+        raise TypeError(unknown(optimizer))
+    if is_released(optimizer):
+        raise ValueError(
+            "release_gradients steps this optimizer in backward, where no step() is seen: call "
+            "aida.monitor.layer_stepsizes(optimizer, model) after backward instead"
+        )
+
+
+def _steps_taken(optimizer: Optimizer, wait: bool) -> int | None:
+    """The largest step count of the optimizer's layers; None where the host would have to wait for it."""
+    define: Any = definition_for(optimizer)
+    found = [0]
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if state := optimizer.state.get(p):
+                count = counter(group, state)
+                count = define(optimizer, group, state).step if count is None else count
+                if not wait and not on_host(count):
+                    return None
+                found.append(int(count))
+    return max(found)
+
+
+def _agreed(run: str) -> str:
+    """Rank 0's name of the run, on every rank."""
+    names = [run]
+    dist.broadcast_object_list(names)
+    return names[0]

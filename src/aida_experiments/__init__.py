@@ -1,1 +1,0 @@
-"""Tasks, training runs and reports that judge optimizers: the command `aida`, beside the library `aida`."""
