@@ -124,12 +124,12 @@ def test_results_get_numbered_folders(tmp_path, monkeypatch):
 
 
 def test_interruption_says_how_to_go_on(tmp_path, monkeypatch):
-    from aida_bench.execution import plan as compare
+    from aida_bench.execution import dispatch
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "compare", interrupt)
+    monkeypatch.setattr(dispatch, "carry_out", interrupt)
     result = invoke("compare", "digits", "--out", tmp_path / "out")
     assert result.exit_code == 130
     assert "--resume" in result.stderr

@@ -16,11 +16,11 @@ import matplotlib
 import pytest
 
 from aida_bench.__main__ import main
+from aida_bench.cli import conclusion
 from aida_bench.cli.run_options import LAST_SEED
 from aida_bench.data import fetch
 from aida_bench.errors import UserError
-from aida_bench.execution import plan as compare
-from aida_bench.report import terminal as report
+from aida_bench.report import figures
 from aida_bench.settings import read_grid, read_settings, write_setting
 from aida_bench.storage import environment
 from aida_bench.storage.environment import PLACE
@@ -101,7 +101,7 @@ def test_what_cannot_be_written_after_the_training_is_told_below_the_table(train
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(*((compare, "write_text") if what == "rows" else (report, "save_figure")), fail)
+    monkeypatch.setattr(*((conclusion, "write_text") if what == "rows" else (figures, "save_figure")), fail)
     result = invoke(*COMPARE, "--out", trained, "--resume")
     assert result.exit_code == 2
     assert "★" in result.stdout
@@ -257,8 +257,10 @@ Path(sys.argv[1], os.environ["RANK"]).write_text(str(os.getpid()))
 time.sleep(300)
 """
 PARENT = """
-import sys
+import signal, sys
 from aida_bench.execution import torchrun as launch
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, and with it all that it starts
+signal.signal(signal.SIGINT, signal.default_int_handler)  # and a shell's & does
 launch.COMMAND = (sys.executable, "-c", sys.argv[1])
 sys.exit(launch.launch(sys.argv[2:], 2))
 """
