@@ -28,7 +28,7 @@ DRY = {"two small tensors": [(7, 3), (5,)]}
 Make = Callable[[list[Tensor]], Optimizer]
 
 
-def contenders() -> dict[str, tuple[Make, float]]:
+def candidates() -> dict[str, tuple[Make, float]]:
     """By name: the optimizer, and bytes moved per float32 parameter (a pooled v moves none)."""
     import aida
 
@@ -144,7 +144,7 @@ def main() -> int:
     print("|---|---|---:|---:|---:|---:|")
     rows = []
     for model, shapes in models.items():
-        for optimizer, (make, bytes_each) in contenders().items():
+        for optimizer, (make, bytes_each) in candidates().items():
             row = compare(shapes, make, bytes_each, arguments.rounds, device)
             row |= {
                 "model": model,

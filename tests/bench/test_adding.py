@@ -13,7 +13,7 @@ from aida_bench.errors import UserError
 from aida_bench.execution import cores
 from aida_bench.execution import job as jobs
 from aida_bench.execution import plan as compare
-from aida_bench.execution.plan import Contender, Plan, Where
+from aida_bench.execution.plan import ExecutionOptions, OptimizerSpec, Plan
 from aida_bench.storage.files import read_json, read_json_lines
 from aida_bench.storage.run import CARRIED_OUT, IDENTITY, Run
 from aida_bench.tasks.digits import Digits
@@ -37,11 +37,11 @@ def done(*asked) -> None:
 def plan(**changes) -> Plan:
     chosen = {"epochs": 1, "batch_size": 32, "limit_batches": 1, "device": "cpu", "precision": "32",
               "threads": None, **changes}  # fmt: skip
-    return Plan("digits", "small", "mlp", [Contender("sgd", "sgd", {"lr": 0.1})], [0], **chosen)
+    return Plan("digits", "small", "mlp", [OptimizerSpec("sgd", "sgd", {"lr": 0.1})], [0], **chosen)
 
 
 def test_every_part_of_a_configuration_is_identity_or_is_not(tmp_path):
-    (job,) = plan().jobs(tmp_path, Where())
+    (job,) = plan().jobs(tmp_path, ExecutionOptions())
     assert set(job.config) | {"workers"} == {*IDENTITY, *CARRIED_OUT}
     assert not list(tmp_path.iterdir())
 
@@ -75,12 +75,12 @@ def test_a_run_on_one_device_of_a_kind_goes_on_on_another(tmp_path):
 
 def test_a_run_keeps_its_threads_unless_others_are_asked_for(tmp_path):
     torch.set_num_threads(2)
-    (job,) = plan().jobs(tmp_path, Where())
+    (job,) = plan().jobs(tmp_path, ExecutionOptions())
     assert job.config["threads"] == 2
     Run(job.folder, job.config)
     torch.set_num_threads(1)
-    assert plan().jobs(tmp_path, Where())[0].config["threads"] == 2
-    assert plan(threads=3).jobs(tmp_path, Where())[0].config["threads"] == 3
+    assert plan().jobs(tmp_path, ExecutionOptions())[0].config["threads"] == 2
+    assert plan(threads=3).jobs(tmp_path, ExecutionOptions())[0].config["threads"] == 3
 
 
 def test_seeds_and_optimizers_are_added_to_a_comparison_that_has_ended(tmp_path, monkeypatch):
@@ -239,9 +239,9 @@ def test_workers_are_as_many_as_the_process_may_use(tmp_path, monkeypatch):
 
 
 def test_the_kept_bytes_are_shared_by_all_runs(tmp_path):
-    assert [job.keep for job in plan().jobs(tmp_path, Where())] == [compare.KEPT]
+    assert [job.keep for job in plan().jobs(tmp_path, ExecutionOptions())] == [compare.CHECKPOINT_BYTES]
     many = Plan(**{**plan().__dict__, "seeds": range(1000)})
-    assert {job.keep for job in many.jobs(tmp_path, Where())} == {compare.KEPT / 1000}
-    assert plan().jobs(tmp_path, Where(keep=True))[0].keep == float("inf")
+    assert {job.keep for job in many.jobs(tmp_path, ExecutionOptions())} == {compare.CHECKPOINT_BYTES / 1000}
+    assert plan().jobs(tmp_path, ExecutionOptions(keep=True))[0].keep == float("inf")
     assert json.loads(json.dumps(CONFIG)) == CONFIG
     assert jobs.Job(tmp_path, CONFIG).keep == float("inf")

@@ -28,7 +28,7 @@ def test_shapes_have_the_models_parameters(model):
 
 
 def test_pairs_know_which_is_which(monkeypatch):
-    """By a clock that only the contenders move; whatever the order, the ratio says which is slower."""
+    """By a clock that only the candidates move; whatever the order, the ratio says which is slower."""
 
     class Clock:
         now = 0
@@ -36,7 +36,7 @@ def test_pairs_know_which_is_which(monkeypatch):
         def perf_counter(self):
             return self.now
 
-    class Contender:
+    class Candidate:
         def __init__(self, seconds):
             self.seconds = seconds
 
@@ -46,7 +46,7 @@ def test_pairs_know_which_is_which(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(bench, "time", clock)
     effort = bench.Effort(seconds=0, pairs=20, patience=10_000)
-    pairs = bench.time_pairs(Contender(1), Contender(20), "cpu", effort, random.Random(0))
+    pairs = bench.time_pairs(Candidate(1), Candidate(20), "cpu", effort, random.Random(0))
     assert pairs == [(1, 20)] * 20
     assert bench.summary(pairs)["ratio"] == 20
 
@@ -66,7 +66,7 @@ def test_a_form_that_cannot_be_had_is_left_out_with_its_reason():
         raise RuntimeError("no such kernel")
 
     effort = bench.Effort(0.0, 3, 1.0)
-    rows = list(bench.compare([(3, 2)], [bench.Contender("X", "fused", refuse)], "cpu", effort))
+    rows = list(bench.compare([(3, 2)], [bench.Candidate("X", "fused", refuse)], "cpu", effort))
     assert [row["left_out"] for row in rows] == ["no such kernel"]
     assert bench_report.left_out({"results": rows}) == ["X, fused: no such kernel"]
 

@@ -99,7 +99,7 @@ def test_what_a_person_can_put_right_comes_out_of_a_worker_whole(tmp_path):
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "PATIENCE", 0.1)
+    monkeypatch.setattr(jobs, "LOCK_TIMEOUT_S", 0.1)
     one = job(tmp_path, epochs=1)
     with jobs._alone(one.folder), pytest.raises(UserError, match="another process trains in"):
         execute_in_thread(one)

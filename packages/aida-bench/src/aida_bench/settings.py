@@ -33,7 +33,7 @@ def read_grid(words: Sequence[str]) -> dict[str, list[Any]]:
 
 def read_settings(words: Sequence[str]) -> dict[str, Any]:
     """The same for one value a key. Raises UserError where there are more, with the command that runs all."""
-    # Where one value is all that a key may have, a comma can only join a pair.
+    # ExecutionOptions one value is all that a key may have, a comma can only join a pair.
     pairs = [word.replace(",", ":") if word.partition("=")[0].strip() in PAIRS else word for word in words]
     grid = read_grid(pairs)
     for key, values in grid.items():

@@ -28,7 +28,7 @@ def line(row: Row) -> str:
 
 
 def cells(result: Row, threads: int) -> tuple[list[str], dict[str, list[str]]]:
-    """The models, and for each contender its ratios, one a model; empty where it was not timed."""
+    """The models, and for each candidate its ratios, one a model; empty where it was not timed."""
     rows = [row for row in result["results"] if row["threads"] == threads and "ratio" in row]
     models = list(dict.fromkeys(row["model"] for row in rows))
     found: dict[str, dict[str, str]] = {}
@@ -79,7 +79,7 @@ def left_out(result: Row) -> list[str]:
 
 
 def markdown(result: Row, names: Sequence[str] | None = None) -> str:
-    """The ratios at the largest number of threads; `names` chooses and orders labels of contenders."""
+    """The ratios at the largest number of threads; `names` chooses and orders labels of candidates."""
     threads = _thread_counts(result)[-1]
     models, by_name = cells(result, threads)
     lines = [f"| | {' | '.join(models)} |", f"| --- |{' --- |' * len(models)}"]

@@ -36,7 +36,7 @@ BACKENDS: dict[str, dict[str, bool]] = {
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One optimizer in one form; `build` raises where that form cannot be had."""
 
     name: str
@@ -49,7 +49,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long each contender is timed: for `seconds` and `pairs` at least, but not beyond `patience`."""
+    """How long each candidate is timed: for `seconds` and `pairs` at least, but not beyond `patience`."""
 
     seconds: float = 0.6
     pairs: int = 7
@@ -60,7 +60,7 @@ def baseline(params: list[Tensor]) -> Optimizer:
     return torch.optim.AdamW(params, fused=True)
 
 
-def ours() -> Iterator[Contender]:
+def ours() -> Iterator[Candidate]:
     for backend, arguments in BACKENDS.items():
         for moments, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
             for name in MEMBERS:
@@ -70,17 +70,17 @@ def ours() -> Iterator[Contender]:
                     return member(params, **options)
 
                 slow = backend != "fused" and (name != "Aida" or dtype is not None)
-                yield Contender(name, backend, build, moments, core=backend == "fused", slow=slow)
+                yield Candidate(name, backend, build, moments, core=backend == "fused", slow=slow)
 
 
-def others() -> Iterator[Contender]:
+def others() -> Iterator[Candidate]:
     adamw, sgd = torch.optim.AdamW, torch.optim.SGD
-    yield Contender("torch AdamW", "foreach", lambda params: adamw(params, foreach=True))
-    yield Contender("torch AdamW", "loop", lambda params: adamw(params, foreach=False))
-    yield Contender("torch SGD", "fused", lambda params: sgd(params, momentum=0.9, fused=True))
-    yield Contender("pytorch_optimizer Aida", "loop", lambda params: _peer("Aida")(params))
-    yield Contender("pytorch_optimizer AdaBelief", "loop", lambda params: _peer("AdaBelief")(params))
-    yield Contender("adabelief-pytorch", "loop", _adabelief_pytorch)
+    yield Candidate("torch AdamW", "foreach", lambda params: adamw(params, foreach=True))
+    yield Candidate("torch AdamW", "loop", lambda params: adamw(params, foreach=False))
+    yield Candidate("torch SGD", "fused", lambda params: sgd(params, momentum=0.9, fused=True))
+    yield Candidate("pytorch_optimizer Aida", "loop", lambda params: _peer("Aida")(params))
+    yield Candidate("pytorch_optimizer AdaBelief", "loop", lambda params: _peer("AdaBelief")(params))
+    yield Candidate("adabelief-pytorch", "loop", _adabelief_pytorch)
 
 
 def _peer(name: str) -> Any:
@@ -153,22 +153,22 @@ def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 
 def compare(
     shapes: Sequence[Shape],
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     device: str,
     effort: Effort,
     *,
     memory: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """One row a contender: its summary, or why it was left out."""
+    """One row a candidate: its summary, or why it was left out."""
     order = random.Random(0)
     gradients = [torch.randn(shape, device=device) * 1e-3 for shape in shapes]
     reference = baseline(with_gradients(make_parameters(shapes, device), gradients))
-    for contender in contenders:
+    for candidate in candidates:
         row: dict[str, Any] = {
-            "optimizer": contender.name, "backend": contender.backend, "moments": contender.moments
+            "optimizer": candidate.name, "backend": candidate.backend, "moments": candidate.moments
         }  # fmt: skip
         try:
-            optimizer = contender.build(with_gradients(make_parameters(shapes, device), gradients))
+            optimizer = candidate.build(with_gradients(make_parameters(shapes, device), gradients))
             optimizer.step()
         except (RuntimeError, ImportError) as error:
             yield {**row, "left_out": str(error)}
@@ -181,7 +181,7 @@ def compare(
         gc.collect()
 
 
-def plan(models: Sequence[str], threads: Sequence[int]) -> Iterator[tuple[str, int, list[Contender]]]:
+def plan(models: Sequence[str], threads: Sequence[int]) -> Iterator[tuple[str, int, list[Candidate]]]:
     everyone = [*ours(), *others()]
     for model in models:
         big = MODELS[model][1] > 10_000_000
@@ -211,10 +211,10 @@ def step_benchmark(
     effort = Effort(0.05, 3, 0.5) if quick else Effort()
     at_start, results, swept = torch.get_num_threads(), [], []
     try:
-        for model, count, contenders in plan(models, threads):
+        for model, count, candidates in plan(models, threads):
             torch.set_num_threads(count)
             memory = count == max(threads)
-            for row in compare(model_shapes(model), contenders, device, effort, memory=memory):
+            for row in compare(model_shapes(model), candidates, device, effort, memory=memory):
                 results.append({"model": model, "threads": count, **row})
                 on_row(results[-1])
         best = [c for c in ours() if c.backend in ("fused", "foreach") and c.name in ("Aida", "AdaBelief")]

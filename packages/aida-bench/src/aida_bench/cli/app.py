@@ -20,8 +20,8 @@ from aida_bench.cli.run_options import (
     TaskName,
     check_seeds,
     check_settings,
-    contenders,
     named,
+    optimizer_specs,
     with_run_options,
 )
 from aida_bench.errors import UserError
@@ -60,15 +60,15 @@ def main(
 
 
 def carry_out(
-    task: str, contenders: Sequence[Any], seeds: Sequence[int], options: RunOptions, console: Console
+    task: str, specs: Sequence[Any], seeds: Sequence[int], options: RunOptions, console: Console
 ) -> None:
     """Check what was asked for, find the folder, and hand over: to this process, or to one a device."""
     from aida_bench.cli.conclusion import conclude
     from aida_bench.execution import dispatch
 
-    check_settings(contenders)
+    check_settings(specs)
     check_seeds(seeds)
-    plan, where = options.plan(task, contenders, seeds), options.where()
+    plan, where = options.plan(task, specs, seeds), options.where()
     folder = options.folder(task)
     torchrun.end_with_launcher()
     if plan.devices > 1 and not torchrun.launched():
@@ -126,7 +126,9 @@ def compare(
         preset = options.chosen(task)
         if lr is not None and not lr > 0:
             raise UserError(f"--lr {lr} is not a learning rate: it must be above 0.")
-        chosen = contenders(task, preset, named(optimizers, preset), **({} if lr is None else {"lr": lr}))
+        chosen = optimizer_specs(
+            task, preset, named(optimizers, preset), **({} if lr is None else {"lr": lr})
+        )
         numbers = range(first_seed, first_seed + (seeds or preset.seeds))
         carry_out(task, chosen, numbers, options, quiet_unless_first(options))
 
@@ -150,7 +152,7 @@ def train(
     ] = None,
 ) -> None:
     with one_line_errors(RESUME):
-        chosen = contenders(task, options.chosen(task), [optimizer], **read_settings(settings or []))
+        chosen = optimizer_specs(task, options.chosen(task), [optimizer], **read_settings(settings or []))
         carry_out(task, chosen, [seed], options, quiet_unless_first(options))
 
 
@@ -183,7 +185,7 @@ def sweep(
             raise UserError("no grid: name at least one axis, such as --grid lr=1e-3,3e-3.")
         from aida_bench.execution.plan import grid_points
 
-        points = grid_points(contenders(task, preset, named(optimizers, preset)), axes)
+        points = grid_points(optimizer_specs(task, preset, named(optimizers, preset)), axes)
         numbers = range(first_seed, first_seed + seeds)
         carry_out(task, points, numbers, options, quiet_unless_first(options))
 

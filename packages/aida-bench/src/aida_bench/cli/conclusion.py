@@ -25,7 +25,7 @@ def conclude(plan: Plan, runs: Sequence[Run], folder: Path, console: Console) ->
     """
     own = {run.folder: read_folder(run.folder) for run in runs}
     found = [*own.values(), *_others(folder, own)]
-    order = [contender.optimizer for contender in plan.contenders]
+    order = [spec.optimizer for spec in plan.specs]
     order = list(dict.fromkeys((*order, *(result.config["optimizer"] for result in found))))
     groups = [each for each in group(found) if own.keys() & {r.folder for r in each.results}]
     results = [result for each in groups for result in each.results]

@@ -18,7 +18,7 @@ from aida_bench.recipes import PRESETS, Preset
 from aida_bench.storage.files import expand
 
 if TYPE_CHECKING:
-    from aida_bench.execution.plan import Contender, Plan, Where
+    from aida_bench.execution.plan import ExecutionOptions, OptimizerSpec, Plan
 
 RUNS = Path("runs")
 LAST_SEED = 2**32 - 1
@@ -111,7 +111,7 @@ class RunOptions:
         presets = PRESETS[choose("task", task, PRESETS)]
         return presets[choose(f"preset for {task}", self.preset, presets)]
 
-    def plan(self, task: str, contenders: Sequence[Contender], seeds: Sequence[int]) -> Plan:
+    def plan(self, task: str, specs: Sequence[OptimizerSpec], seeds: Sequence[int]) -> Plan:
         """Raises UserError for a name or a combination that does not exist."""
         from aida_bench.execution.plan import Plan
 
@@ -121,7 +121,7 @@ class RunOptions:
         devices = self.several()
         strategy = choose("strategy", self.strategy or "ddp", ("ddp", "fsdp")) if devices > 1 else None
         return Plan(
-            task, self.preset, model, contenders, seeds,
+            task, self.preset, model, specs, seeds,
             epochs=self.epochs or preset.epochs, batch_size=self.batch_size or preset.batch_size,
             limit_batches=self.limit_batches, device=self.device, precision=self.precision,
             threads=self.threads, devices=devices, strategy=strategy,
@@ -139,8 +139,8 @@ class RunOptions:
             raise UserError("--devices divides one run, --workers and --ray carry out several: choose one.")
         return devices
 
-    def where(self) -> Where:
-        from aida_bench.execution.plan import Where
+    def where(self) -> ExecutionOptions:
+        from aida_bench.execution.plan import ExecutionOptions
 
         for option, asked, package in (
             ("--tensorboard", self.tensorboard, "tensorboard"),
@@ -148,7 +148,7 @@ class RunOptions:
         ):
             if asked and find_spec(package) is None:
                 raise UserError(f'{option} needs a package: pip install "aida-bench[{package}]".')
-        return Where(self.workers, self.ray, self.tensorboard, self.keep_checkpoints)
+        return ExecutionOptions(self.workers, self.ray, self.tensorboard, self.keep_checkpoints)
 
     def folder(self, task: str) -> Path:
         if torchrun.launched() and self.out is None:
@@ -177,12 +177,12 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def contenders(task: str, preset: Preset, names: Iterable[str], **settings: Any) -> list[Contender]:
+def optimizer_specs(task: str, preset: Preset, names: Iterable[str], **settings: Any) -> list[OptimizerSpec]:
     """Each optimizer with its recipe, and with `settings` in place of the recipe's."""
-    from aida_bench.execution.plan import Contender
+    from aida_bench.execution.plan import OptimizerSpec
 
     names = [choose(f"optimizer for {task}", name, preset.recipes) for name in dict.fromkeys(names)]
-    return [Contender(name, name, {**preset.recipes[name].settings, **settings}) for name in names]
+    return [OptimizerSpec(name, name, {**preset.recipes[name].settings, **settings}) for name in names]
 
 
 def named(optimizers: str | None, preset: Preset) -> list[str]:
@@ -196,19 +196,17 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise UserError(f"seed {seeds[-1]} is above {LAST_SEED}, numpy's last: choose a smaller one.")
 
 
-def check_settings(contenders: Sequence[Contender]) -> None:
+def check_settings(specs: Sequence[OptimizerSpec]) -> None:
     """Raises UserError for settings that an optimizer refuses."""
     from torch import nn
 
     from aida_bench.baselines import build_optimizer
 
-    for contender in contenders:
+    for spec in specs:
         try:
-            build_optimizer(contender.optimizer, nn.Linear(1, 1), **contender.settings)
+            build_optimizer(spec.optimizer, nn.Linear(1, 1), **spec.settings)
         except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{contender.optimizer} does not take {dict(contender.settings)}: {error}"
-            ) from error
+            raise UserError(f"{spec.optimizer} does not take {dict(spec.settings)}: {error}") from error
 
 
 def results_folder(task: str, out: Path | None, resume: bool) -> Path:

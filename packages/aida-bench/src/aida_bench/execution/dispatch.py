@@ -8,13 +8,13 @@ from rich.console import Console
 
 from aida_bench.execution import torchrun
 from aida_bench.execution.job import Job, run_here
-from aida_bench.execution.plan import Plan, Where
+from aida_bench.execution.plan import ExecutionOptions, Plan
 from aida_bench.execution.progress import Bars
 from aida_bench.storage.files import make_folder
 from aida_bench.storage.run import Run
 
 
-def carry_out(plan: Plan, folder: Path, where: Where, console: Console) -> list[Run]:
+def carry_out(plan: Plan, folder: Path, where: ExecutionOptions, console: Console) -> list[Run]:
     """Run what is not finished in `folder`; the plan's runs, or none in a process that is not the first."""
     # All folders are looked at before one is made or anything trained: a conflict shows in the first second.
     jobs, workers = plan.jobs(folder, where), plan.workers(where.workers)

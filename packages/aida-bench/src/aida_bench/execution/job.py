@@ -26,7 +26,7 @@ from aida_bench.training.fabric import make_fabric
 from aida_bench.training.loop import train
 from aida_bench.training.tensorboard import EpochBoard
 
-PATIENCE = 30
+LOCK_TIMEOUT_S = 30
 """Seconds to wait for another process to leave a run's folder: a dying one needs a moment."""
 RETRIES = 5
 """How often a run may lose its process between two epochs before it is given up."""
@@ -117,7 +117,7 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / ".lock", PATIENCE))
+            stack.enter_context(locked(folder / ".lock", LOCK_TIMEOUT_S))
         except Timeout as error:
             raise UserError(f"another process trains in {folder}: wait for it, or end it.") from error
         yield

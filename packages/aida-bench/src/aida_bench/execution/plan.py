@@ -18,7 +18,7 @@ from aida_bench.storage.run import check_folder
 
 
 @dataclass(frozen=True)
-class Contender:
+class OptimizerSpec:
     """An optimizer with its settings; `label` names its folder."""
 
     label: str
@@ -26,12 +26,12 @@ class Contender:
     settings: Mapping[str, Any]
 
 
-KEPT = 200e6
+CHECKPOINT_BYTES = 200e6
 """Bytes that the checkpoints of a comparison's finished runs may take together, unless all are asked for."""
 
 
 @dataclass(frozen=True)
-class Where:
+class ExecutionOptions:
     """Which processes carry the runs out, and what they keep; no row depends on it."""
 
     workers: int | None = None
@@ -47,7 +47,7 @@ class Plan:
     task: str
     preset: str
     model: str
-    contenders: Sequence[Contender]
+    specs: Sequence[OptimizerSpec]
     seeds: Sequence[int]
     epochs: int
     batch_size: int
@@ -61,10 +61,10 @@ class Plan:
     def workers(self, asked: int | None) -> int:
         """As many as this process has cores, or one on an accelerator; never more than there are runs."""
         default = 1 if self.devices > 1 or torch.accelerator.is_available() else cores()
-        return max(1, min(asked or default, len(self.contenders) * len(self.seeds)))
+        return max(1, min(asked or default, len(self.specs) * len(self.seeds)))
 
-    def jobs(self, folder: Path, where: Where) -> list[Job]:
-        """One for each seed and contender, seeds outermost, so that a comparison grows evenly.
+    def jobs(self, folder: Path, where: ExecutionOptions) -> list[Job]:
+        """One for each seed and spec, seeds outermost, so that a comparison grows evenly.
 
         Raises UserError where a folder holds another run; nothing is written.
         """
@@ -76,27 +76,27 @@ class Plan:
             "batch_size": self.batch_size, "limit_batches": self.limit_batches, "device": device,
             "precision": self.precision, "devices": self.devices, "strategy": self.strategy,
         }  # fmt: skip
-        keep = inf if where.keep else KEPT / (len(self.seeds) * len(self.contenders))
+        keep = inf if where.keep else CHECKPOINT_BYTES / (len(self.seeds) * len(self.specs))
         jobs = []
         for seed in self.seeds:
-            for contender in self.contenders:
-                own = folder / contender.label / f"seed-{seed}"
-                run = {"optimizer": contender.optimizer, "settings": dict(contender.settings), "seed": seed}
+            for spec in self.specs:
+                own = folder / spec.label / f"seed-{seed}"
+                run = {"optimizer": spec.optimizer, "settings": dict(spec.settings), "seed": seed}
                 threads = self.threads or begun_threads(own, {**config, **run}) or shared
                 jobs.append(Job(own, {**config, **run, "threads": threads}, where.tensorboard, keep))
         return jobs
 
 
-def grid_points(contenders: Sequence[Contender], grid: Mapping[str, Sequence[Any]]) -> list[Contender]:
-    """Every contender at every point of the grid, labelled such as "aida lr=0.003 eps=1e-12"."""
+def grid_points(specs: Sequence[OptimizerSpec], grid: Mapping[str, Sequence[Any]]) -> list[OptimizerSpec]:
+    """Every spec at every point of the grid, labelled such as "aida lr=0.003 eps=1e-12"."""
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return [
-        Contender(
-            " ".join([contender.label, *(f"{key}={write_setting(value)}" for key, value in point.items())]),
-            contender.optimizer,
-            {**contender.settings, **point},
+        OptimizerSpec(
+            " ".join([spec.label, *(f"{key}={write_setting(value)}" for key, value in point.items())]),
+            spec.optimizer,
+            {**spec.settings, **point},
         )
-        for contender in contenders
+        for spec in specs
         for point in points
     ]
 

@@ -24,7 +24,7 @@ def run_on_ray(jobs: list[Job], address: str, watch: Watch) -> None:
     if address != "local":
         options = {"log_to_driver": False, "logging_level": "error"}
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address=address, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address!r} ({error}): give its address, or local.") from error
@@ -34,7 +34,7 @@ def run_on_ray(jobs: list[Job], address: str, watch: Watch) -> None:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raise OSError if nobody is there, for which Ray itself waits minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdigit():

@@ -17,7 +17,7 @@ def written(value: float, form: str) -> str:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """What a number is called and how it is shown: `scale` turns 0.97 into 97 %."""
 
     name: str
@@ -37,36 +37,34 @@ class Measure:
 
 
 # In the order in which they rank optimizers.
-MEASURES = {
+METRICS = {
     measure.name: measure
     for measure in (
-        Measure("accuracy", "accuracy, %", higher=True, scale=100, form=".2f"),
-        Measure("bleu", "BLEU", higher=True, form=".2f"),
-        Measure("fid", "FID", form=".2f"),
-        Measure("frechet_mnist", "Fréchet distance in the features of a classifier of MNIST", form=".2f"),
-        Measure(
-            "frechet_cifar10", "Fréchet distance in the features of a classifier of CIFAR-10", form=".2f"
-        ),
-        Measure("frechet", "Fréchet distance in the given features"),
-        Measure("perplexity", "perplexity", form=".2f"),
-        Measure("token_accuracy", "token accuracy, %", higher=True, scale=100, form=".2f"),
-        Measure("top5_accuracy", "top-5 accuracy, %", higher=True, scale=100, form=".2f"),
-        Measure("wasserstein", "Wasserstein distance as the critic estimates it", form=".3f"),
-        Measure("loss", "loss", form=".4f"),
+        Metric("accuracy", "accuracy, %", higher=True, scale=100, form=".2f"),
+        Metric("bleu", "BLEU", higher=True, form=".2f"),
+        Metric("fid", "FID", form=".2f"),
+        Metric("frechet_mnist", "Fréchet distance in the features of a classifier of MNIST", form=".2f"),
+        Metric("frechet_cifar10", "Fréchet distance in the features of a classifier of CIFAR-10", form=".2f"),
+        Metric("frechet", "Fréchet distance in the given features"),
+        Metric("perplexity", "perplexity", form=".2f"),
+        Metric("token_accuracy", "token accuracy, %", higher=True, scale=100, form=".2f"),
+        Metric("top5_accuracy", "top-5 accuracy, %", higher=True, scale=100, form=".2f"),
+        Metric("wasserstein", "Wasserstein distance as the critic estimates it", form=".3f"),
+        Metric("loss", "loss", form=".4f"),
     )
 }
 
 
-NOTHING = Measure("score", "score")
+NOTHING = Metric("score", "score")
 """Where no epoch has been measured yet, nobody can say what the score will be of."""
 
 
-def measure_named(name: str) -> Measure:
+def measure_named(name: str) -> Metric:
     """A measure by its name; an unknown one is shown by its name, and less of it counts as better."""
-    return MEASURES.get(name) or Measure(name, name.replace("_", " "))
+    return METRICS.get(name) or Metric(name, name.replace("_", " "))
 
 
-def key_measure(key: str) -> Measure:
+def key_measure(key: str) -> Metric:
     """The measure of a key of a row: "validation_accuracy" is accuracy on the validation set."""
     split, _, name = key.partition("_")
     return measure_named(name if split in SPLITS else key)

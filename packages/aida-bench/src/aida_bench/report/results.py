@@ -9,7 +9,7 @@ from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
-from aida_bench.report.metrics import MEASURES, NOTHING, SPLITS, Measure, key_label, key_measure
+from aida_bench.report.metrics import METRICS, NOTHING, SPLITS, Metric, key_label, key_measure
 from aida_bench.storage.files import Row
 
 CAPPED = ("aida", "laida", "adabelief", "ladabelief", "adamplus", "ladam")
@@ -193,13 +193,13 @@ class Group:
         return sorted((key for key in names if key not in ("epoch", "lr")), key=_key_order)
 
     @cached_property
-    def measure(self) -> Measure:
-        """What ranks the optimizers: the first of MEASURES that was taken on the split that chooses."""
+    def measure(self) -> Metric:
+        """What ranks the optimizers: the first of METRICS that was taken on the split that chooses."""
         chosen = [key for key in self.keys if key.startswith("validation_")] or self.keys
         if not chosen:
             return NOTHING
         names = [key_measure(key).name for key in chosen]
-        return next((MEASURES[name] for name in MEASURES if name in names), key_measure(chosen[0]))
+        return next((METRICS[name] for name in METRICS if name in names), key_measure(chosen[0]))
 
     @property
     def choosing_key(self) -> str:
@@ -243,5 +243,5 @@ class Group:
 
 def _key_order(key: str) -> tuple[int, int]:
     split, name = key.partition("_")[0], key_measure(key).name
-    measure = list(MEASURES).index(name) if name in MEASURES else len(MEASURES)
+    measure = list(METRICS).index(name) if name in METRICS else len(METRICS)
     return SPLITS.index(split) if split in SPLITS else len(SPLITS), measure

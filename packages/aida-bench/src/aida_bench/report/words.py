@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aida_bench.report.metrics import Measure, written
+from aida_bench.report.metrics import Metric, written
 from aida_bench.report.results import Group
 from aida_bench.report.statistics import FEWEST, Interval, Score, Spread, Summary
 
@@ -72,12 +72,12 @@ def mean(spread: Spread | None, form: str) -> str:
     return written(spread.mean, form) if spread else "–"
 
 
-def spread(found: Spread, measure: Measure) -> str:
+def spread(found: Spread, measure: Metric) -> str:
     std = "" if found.std is None else f" ± {measure.show(found.std)}"
     return measure.show(found.mean) + std
 
 
-def score(summary: Summary, measure: Measure, kind: str) -> ScoreText:
+def score(summary: Summary, measure: Metric, kind: str) -> ScoreText:
     found: Score = getattr(summary, kind)
     if found.spread is None:
         text = "diverged" if summary.diverged == summary.runs else "–" if summary.finished else "no epoch yet"
@@ -94,7 +94,7 @@ def score(summary: Summary, measure: Measure, kind: str) -> ScoreText:
     )
 
 
-def difference(found: Interval | None, measure: Measure, usual: str = "") -> Difference:
+def difference(found: Interval | None, measure: Metric, usual: str = "") -> Difference:
     """To a rival, who is named unless it is the usual one; the number of shared seeds always is."""
     if found is None:
         return Difference("–")

@@ -67,7 +67,7 @@ def train(
     raw = task.build_model()
     separate_draws(fabric, seed)
     parts = {
-        name: Part.build(fabric, raw.get_submodule(name), optimizer, settings, task.clip_norm)
+        name: TrainedModule.build(fabric, raw.get_submodule(name), optimizer, settings, task.clip_norm)
         for name in task.parts
     }
     optimizers = [part.optimizer for part in parts.values()]
@@ -95,11 +95,11 @@ def train(
     # A run that was killed between its last checkpoint and its status has no epoch left.
     diverged = bool(rows) and rows[-1]["kind"] == "diverged"
     for epoch in range(done + 1, 0 if diverged else epochs + 1):
-        start, clock, losses = time.perf_counter(), StepClock(fabric.device), Means()
+        start, clock, losses = time.perf_counter(), StepClock(fabric.device), LossMeter()
         lr = optimizers[0].param_groups[0]["lr"]
         model.train()
         whole = task.train_batches(data_order, fabric.device)
-        feed = Feed(whole, fabric, schedule, partial(on_batch, epoch))
+        feed = TrainBatches(whole, fabric, schedule, partial(on_batch, epoch))
         for name, loss in task.losses(model, feed):
             weighted = loss if feed.weight == 1 else loss * feed.weight
             parts[name].step(weighted, clock)
@@ -152,7 +152,7 @@ def check_longer(task: Task, run: Run, done: int, epochs: int) -> None:
 
 
 @dataclass(frozen=True)
-class Part:
+class TrainedModule:
     """What one optimizer trains: the model, or one of several in it."""
 
     fabric: Fabric
@@ -164,7 +164,7 @@ class Part:
     @classmethod
     def build(
         cls, fabric: Fabric, raw: nn.Module, optimizer: str, settings: dict[str, Any], clip: float | None
-    ) -> Part:
+    ) -> TrainedModule:
         # Fabric shards parameters, so the optimizer is built of what they have become.
         model = fabric.setup_module(raw)
         return cls(fabric, raw, model, build_optimizer(optimizer, raw, **settings), clip)
@@ -199,7 +199,7 @@ class Schedule:
                 group["lr"] = lr * self.factor(batches)
 
 
-class Feed:
+class TrainBatches:
     """One epoch's batches, each process's share of them; `weight` is the factor on the latest one's loss."""
 
     def __init__(
@@ -220,8 +220,8 @@ class Feed:
             self.on_batch(number)
 
 
-class Means:
-    """Means of losses by name; the device is waited for once, at the end."""
+class LossMeter:
+    """LossMeter of losses by name; the device is waited for once, at the end."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -249,7 +249,7 @@ def evaluate(task: Task, model: nn.Module, epoch: int, epochs: int, run: Run, de
     return measures | task.end_epoch(model, epoch, epochs, run.folder, device)
 
 
-def stepsize_rows(parts: Mapping[str, Part], epoch: int) -> list[Row]:
+def stepsize_rows(parts: Mapping[str, TrainedModule], epoch: int) -> list[Row]:
     """The monitor's measures of each weight tensor, numbered as in the paper; of one part after the other."""
     rows = []
     for name, part in parts.items():

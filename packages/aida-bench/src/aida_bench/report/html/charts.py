@@ -11,7 +11,7 @@ from aida.monitor.plots import MEASURES, Layer, layers
 from aida.monitor.plots.series import coarser, fitting, spaced
 from aida.monitor.plots.style import IN_LEGEND, caps
 from aida.monitor.schema import histogram_edges
-from aida_bench.report.metrics import Measure, key_label, key_measure
+from aida_bench.report.metrics import Metric, key_label, key_measure
 from aida_bench.report.results import Group, Result
 from aida_bench.report.statistics import Interval, Score, Summary, band, seconds_by_epoch, stepsize_rows
 from aida_bench.report.words import KINDS, Difference, ScoreText, line
@@ -56,7 +56,7 @@ def short(value: float | None, scale: float = 1.0) -> float | None:
     return None if value is None or not isfinite(scale * value) else float(f"{scale * value:.6g}")
 
 
-def score_chart(score: Score, shown: ScoreText, measure: Measure, every: Sequence[float]) -> View:
+def score_chart(score: Score, shown: ScoreText, measure: Metric, every: Sequence[float]) -> View:
     """One optimizer's dots, their mean and its differences; `every` has the scores of all that are drawn."""
 
     def interval(found: Interval | None, told: Difference) -> View | None:
