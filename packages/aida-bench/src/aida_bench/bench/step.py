@@ -37,7 +37,7 @@ BACKENDS: dict[str, dict[str, bool]] = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """One optimizer in one form; `build` raises where that form cannot be had."""
+    """One optimizer in one form; `build` raises where that form is unavailable."""
 
     name: str
     backend: str

@@ -19,7 +19,7 @@ class DataSet:
     licence: str
 
     def load(self) -> dict[str, int]:
-        """Load it, fetching it first if need be; return its counts. Raises UserError if it cannot be had."""
+        """Load it, fetching it first if need be; return its counts. Raises UserError if it is unavailable."""
         module, _, function = self.loader.partition(":")
         loaded: Any = getattr(import_module(f"aida_bench.data.{module}"), function)()
         parts = getattr(loaded, "splits", loaded)

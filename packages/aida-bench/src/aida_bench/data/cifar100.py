@@ -18,7 +18,7 @@ COUNTS = {"train.bin": 50_000, "test.bin": 10_000}
 
 
 def load_cifar100() -> tuple[Images, Images]:
-    """The training and the test images, in the original order. Raises UserError if they cannot be had."""
+    """The training and the test images, in the original order. Raises UserError if they are unavailable."""
     archive, _ = fetch("cifar100", "CIFAR-100", (BINARY,))
     members = read_members(archive, COUNTS.__contains__)
     try:

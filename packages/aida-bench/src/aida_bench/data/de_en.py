@@ -25,7 +25,7 @@ ALTERNATIVES = re.compile(r"[;/()|<>]")
 def load_de_en() -> dict[str, list[Pair]]:
     """(German, English) pairs: 500 validate, 500 test, and the others train.
 
-    No German and no English sentence is in two splits. Raises UserError if the package cannot be had.
+    No German and no English sentence is in two splits. Raises UserError if the package is unavailable.
     """
     archive, _ = fetch("de-en", "the German-English sentences", (PACKAGE,))
     dictionary = read_members(archive, lambda name: name == "de-en").get("de-en", b"").decode("utf-8")

@@ -120,7 +120,7 @@ def _client(program: str, *arguments: str, folder: Path) -> None:
 
 
 class Source(Protocol):
-    """Where an archive comes from; a download raises OSError if it cannot be had."""
+    """Where an archive comes from; a download raises OSError if it is unavailable."""
 
     @property
     def filename(self) -> str: ...
@@ -145,7 +145,7 @@ def fetch(dataset: str, title: str, sources: Sequence[Source]) -> tuple[Path, So
 
     A file that someone put there by hand counts if its SHA-256 is right. Otherwise the sources are tried
     in order; an archive enters the folder under its name only once it is whole and verified. A damaged one
-    is replaced, with a warning. Raises UserError, with every source's reason, if none can be had.
+    is replaced, with a warning. Raises UserError, with every source's reason, if all are unavailable.
     """
     folder = cache_folder(dataset)
     reasons, damaged = [], []

