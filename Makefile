@@ -53,7 +53,7 @@ test-runner: install
 
 # Every task's small preset, whole and on real data, ends beyond its floor; an hour on two cores.
 test-floors: install
-	$(BIN)/python -m pytest -q -k whole_run tests/bench/test_floors.py -m 'slow or not slow'
+	$(BIN)/python -m pytest -q -k whole_run tests/bench/tasks/test_floors.py -m 'slow or not slow'
 
 # The fast tests with the lowest version of every dependency that pyproject.toml declares, and with the newest,
 # each in an environment of its own with the PYTHON given, on the installed package.
@@ -83,7 +83,7 @@ lint: install
 FUZZ ?= 20
 fuzz: install
 	AIDA_FUZZ_REPEATS=$(FUZZ) AIDA_FUZZ_EXAMPLES=$(FUZZ)0 $(BIN)/python -m pytest -q -o timeout=3600 \
-		tests/backends/test_memory_edits.py tests/family/test_layer_batch.py
+		tests/backends/test_memory_edits.py tests/optimizers/test_layer_batch.py
 
 # The CPU kernel's tests with every address and every undefined operation checked.
 sanitize: install

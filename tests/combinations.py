@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-SUITE = ("family", "backends", "monitor", "published")
+SUITE = ("family", "optimizers", "backends", "monitor", "published")
 CONTROLS = ("in_force", "order", "threads")
 MARKS = "not slow and not network and not gpu and not distributed and not processes"
 

@@ -9,8 +9,8 @@ from torch.nn import Parameter
 import aida
 from aida.backends import eager
 from aida.backends.contract import Layers, Scalars
-from backends.backends import BACKENDS, every_backend
-from backends.extremes import (
+from helpers.backends import BACKENDS, every_backend
+from helpers.extremes import (
     CASES,
     FEW,
     MAGNITUDES,
@@ -20,7 +20,7 @@ from backends.extremes import (
     exploded,
     gradient,
 )
-from members import MEMBERS, name
+from helpers.members import MEMBERS, name
 
 every_case = pytest.mark.parametrize("case", CASES, ids=name)
 F64, F32, B16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16

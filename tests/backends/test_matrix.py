@@ -15,8 +15,8 @@ from torch.nn import Parameter
 from aida import family
 from aida.backends import eager
 from aida.backends.contract import Layers, Scalars
-from backends.backends import BACKENDS, every_backend, every_type
-from members import CASES, name, parameters, set_gradients
+from helpers.backends import BACKENDS, every_backend, every_type
+from helpers.members import CASES, name, parameters, set_gradients
 
 RULES = {
     "gradient": family.GRADIENT,

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import aida
 from aida.backends import cpu, tensors
-from backends.backends import every_backend
-from edits import EDITS, PLACES, edit, readable, step_alike
-from members import MEMBERS, OWN, parameters, set_gradients
+from helpers.backends import every_backend
+from helpers.edits import EDITS, PLACES, edit, readable, step_alike
+from helpers.members import MEMBERS, OWN, parameters, set_gradients
 
 REPEATS = int(os.environ.get("AIDA_FUZZ_REPEATS", "0"))
 SHAPES = [(4, 6), (2, 3, 2, 2), (9,), ()]

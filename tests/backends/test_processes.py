@@ -10,8 +10,8 @@ import torch
 from torch.nn import Parameter
 
 import aida
-from backends.backends import BACKENDS, every_backend
-from members import MEMBERS, assert_bitwise, parameters, set_gradients, snapshot
+from helpers.backends import BACKENDS, every_backend
+from helpers.members import MEMBERS, assert_bitwise, parameters, set_gradients, snapshot
 
 HANGS = 100  # seconds, after which a process is taken to wait for ever
 

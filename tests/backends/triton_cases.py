@@ -11,7 +11,7 @@ from aida.backends import dispatch as choose
 from aida.backends import eager, triton
 from aida.backends.contract import Layers, Scalars
 from aida.backends.triton import tables as triton_tables
-from backends import extremes
+from helpers import extremes
 
 DEVICE = os.environ.get("AIDA_TEST_DEVICE", "cpu")
 F64, F32, F16, B16 = torch.float64, torch.float32, torch.float16, torch.bfloat16

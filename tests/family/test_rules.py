@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 import aida
 from aida import family
-from members import MEMBERS, assert_near, parameters, snapshot, train
+from helpers.members import MEMBERS, assert_near, parameters, snapshot, train
 
 F64 = torch.float64
 

@@ -11,7 +11,7 @@ from torch import optim
 import aida
 from aida.monitor import layer_stepsizes
 from aida.monitor.definitions import definition_for
-from members import CASES, parameters, set_gradients
+from helpers.members import CASES, parameters, set_gradients
 
 BELIEF = dict(lr=1e-2, eps=1e-6, rectify=False, weight_decouple=False)
 OTHERS = [

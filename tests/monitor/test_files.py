@@ -15,7 +15,7 @@ import aida
 from aida.monitor import CSV, JSONL, Memory, StepsizeMonitor, TensorBoard, WandB
 from aida.monitor.plots.series import apart
 from aida_bench.report.read_stepsizes import read_runs
-from members import train
+from helpers.members import train
 
 SINKS = {"jsonl": JSONL, "csv": CSV}
 

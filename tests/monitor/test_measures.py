@@ -6,7 +6,7 @@ from torch.nn import Parameter
 
 import aida
 from aida.monitor import layer_stepsizes, watchable
-from members import CASES, MEMBERS, name, parameters, set_gradients, snapshot, train
+from helpers.members import CASES, MEMBERS, name, parameters, set_gradients, snapshot, train
 
 EPS = 1e-6
 

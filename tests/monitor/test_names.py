@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import aida
 from aida.monitor import StepsizeMonitor, layer_stepsizes, watchable
-from members import train
+from helpers.members import train
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ from torch.nn import Parameter
 import aida
 from aida.monitor import histogram_edges, layer_stepsizes
 from aida.monitor.measures import cosine, percentile, residual, spread, update_ratio
-from members import OWN, name, train
+from helpers.members import OWN, name, train
 
 PIECE = 2**15
 SHAPES = ((PIECE + 7,), (3, 5, 2, 4), (2 * PIECE,), (1,))

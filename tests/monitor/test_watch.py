@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 import aida
 from aida.monitor import CSV, JSONL, Memory, StepsizeMonitor, TensorBoard, layer_stepsizes
-from members import assert_bitwise, parameters, set_gradients, snapshot, train
+from helpers.members import assert_bitwise, parameters, set_gradients, snapshot, train
 
 
 def model_and_optimizer(cls=aida.Aida):

@@ -11,9 +11,20 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 import aida
-from members import snapshot
-from sharding.common import LIMIT, batch, equal_on_ranks, loss, mine, net, reference, train, whole, worst
-from sharding.launch import on_ranks
+from helpers.members import snapshot
+from helpers.sharding.common import (
+    LIMIT,
+    batch,
+    equal_on_ranks,
+    loss,
+    mine,
+    net,
+    reference,
+    train,
+    whole,
+    worst,
+)
+from helpers.sharding.launch import on_ranks
 
 
 def local_snapshot(optimizer):

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
-    get_state_dict,
     set_optimizer_state_dict,
-    set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -22,9 +17,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
 import aida
-from sharding.cases_wrappers import SEQUENCE_PLAN, Block, train_block
-from sharding.common import LIMIT, batch, mine, net, reference, train, whole, worst
-from sharding.launch import on_ranks
+from helpers.sharding.block import SEQUENCE_PLAN, Block, train_block
+from helpers.sharding.checkpoints import load, save
+from helpers.sharding.common import LIMIT, batch, mine, net, reference, train, whole, worst
+from helpers.sharding.launch import on_ranks
 
 SETTINGS = {
     "aida": (aida.Aida, {}),
@@ -32,22 +28,6 @@ SETTINGS = {
     "post": (aida.LAida, dict(layerwise="post", weight_decay=0.01, decoupled_weight_decay=True)),
 }
 BEFORE, AFTER = range(5), range(5, 12)
-
-
-def folder() -> Path:
-    return Path(os.environ["AIDA_TEST_FOLDER"])
-
-
-def save(model, optimizer, name, **options) -> None:
-    states, moments = get_state_dict(model, optimizer)
-    dcp.save(dict(model=states, optimizer=moments), checkpoint_id=folder() / name, **options)
-
-
-def load(model, optimizer, name, **options) -> None:
-    states, moments = get_state_dict(model, optimizer)
-    found = dict(model=states, optimizer=moments)
-    dcp.load(found, checkpoint_id=folder() / name, **options)
-    set_state_dict(model, optimizer, model_state_dict=found["model"], optim_state_dict=found["optimizer"])
 
 
 def steps_taken(optimizer) -> set[float]:

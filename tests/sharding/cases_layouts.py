@@ -14,11 +14,11 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import aida
 from aida.sharding import Totals
-from members import OWN, set_gradients
-from sharding.common import LIMIT, STEPS, mine, raises, whole, worst
-from sharding.launch import on_ranks
+from helpers.members import OWN, set_gradients
+from helpers.sharding.common import LIMIT, STEPS, mine, raises, whole, worst
+from helpers.sharding.launch import on_ranks
+from helpers.sharding.layouts import parameters, run, shard, tensors
 
-SHAPES = ((7, 3), (5,), (1,), (2, 3), (3, 5, 2), (4, 4), (0, 3), ())
 MEMBERS = [(cls, own) for cls, settings in OWN.items() for own in settings]
 FOUR = {
     "S0S0": (Shard(0), Shard(0)),
@@ -39,38 +39,6 @@ def backends() -> list[dict]:
     except RuntimeError:
         return found
     return [*found, dict(fused=True)]
-
-
-def tensors(t: int | None = None) -> list[torch.Tensor]:
-    """The parameters, or their gradients of step t."""
-    generator = torch.Generator().manual_seed(7)
-    made = [torch.randn(shape, generator=generator) for shape in SHAPES]
-    if t is not None:
-        set_gradients(made, t)
-        return [x.grad for x in made if x.grad is not None]
-    return made
-
-
-def shard(x: torch.Tensor, mesh, placements) -> torch.Tensor:
-    """A DTensor; where x has too few dimensions, a plain tensor beside the others."""
-    if any(isinstance(place, Shard) and place.dim >= x.ndim for place in placements):
-        return x.clone()
-    return distribute_tensor(x, mesh, placements)
-
-
-def parameters(mesh, placements) -> list[torch.nn.Parameter]:
-    return [torch.nn.Parameter(shard(x, mesh, placements)) for x in tensors()]
-
-
-def run(cls, mesh=None, placements=(), steps=STEPS, **kwargs):
-    """Parameters and optimizer after some steps with given gradients."""
-    params = parameters(mesh, placements) if mesh else [torch.nn.Parameter(x) for x in tensors()]
-    optimizer = cls(params, lr=1e-3, **kwargs)
-    for t in range(steps):
-        for p, g in zip(params, tensors(t), strict=True):
-            p.grad = shard(g, mesh, placements) if mesh else g
-        optimizer.step()
-    return params, optimizer
 
 
 @on_ranks(2, 4)

@@ -17,10 +17,10 @@ from torch.distributed.tensor.debug import CommDebugMode
 import aida
 from aida.monitor import StepsizeMonitor, layer_stepsizes
 from aida.sharding import Totals
-from members import OWN
-from sharding.cases_layouts import run
-from sharding.common import batch, loss, mine, net, train
-from sharding.launch import on_ranks
+from helpers.members import OWN
+from helpers.sharding.common import batch, loss, mine, net, train
+from helpers.sharding.launch import on_ranks
+from helpers.sharding.layouts import run
 
 MEMBERS = [(cls, dict(own)) for cls, settings in OWN.items() for own in settings]
 EXACT = {"kind", "step", "layer", "parameter", "numel", "cap"}

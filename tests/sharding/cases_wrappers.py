@@ -11,18 +11,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, ShardingStrategy, fully_shard
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
-    SequenceParallel,
     parallelize_module,
 )
 from torch.nn.parallel import DistributedDataParallel
 
 import aida
-from sharding.common import (
+from helpers.sharding.block import PLAN, SEQUENCE_PLAN, block, train_block
+from helpers.sharding.common import (
     LIMIT,
     STEPS,
     batch,
@@ -35,7 +32,7 @@ from sharding.common import (
     train,
     worst,
 )
-from sharding.launch import on_ranks
+from helpers.sharding.launch import on_ranks
 
 SETTINGS = [
     (aida.Aida, {}),
@@ -119,48 +116,6 @@ def gradients_released_in_backward():
     fully_shard(model)
     optimizer = aida.Aida(model.parameters())
     raises(ValueError, "the model is sharded", lambda: aida.release_gradients(optimizer, model))
-
-
-class Block(nn.Module):
-    """An embedding, a norm and an MLP, as tensor parallelism splits them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(12, 8)
-        self.norm = nn.LayerNorm(8)
-        self.up = nn.Linear(8, 12)
-        self.down = nn.Linear(12, 8)
-
-    def forward(self, x):
-        return self.down(torch.tanh(self.up(self.norm(self.embed(x)))))
-
-
-PLAN = dict(
-    embed=RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate()),
-    up=ColwiseParallel(),
-    down=RowwiseParallel(),
-)
-SEQUENCE_PLAN = dict(
-    embed=RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1)),
-    norm=SequenceParallel(),
-    up=ColwiseParallel(input_layouts=Shard(1)),
-    down=RowwiseParallel(output_layouts=Replicate()),
-)
-
-
-def train_block(model, make, part=lambda x: x, steps=range(STEPS)):
-    optimizer = make(model.parameters())
-    for t in steps:
-        tokens = torch.randint(12, (4, 8), generator=torch.Generator().manual_seed(t))
-        optimizer.zero_grad()
-        (model(part(tokens)) - 0.1).square().mean().backward()
-        optimizer.step()
-    return list(model.parameters())
-
-
-def block():
-    torch.manual_seed(5)
-    return Block()
 
 
 @on_ranks(2, 4)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sharding.launch import TESTS
+from helpers.sharding.launch import TESTS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 EXAMPLE = TESTS.parent / "examples" / "fsdp2.py"
@@ -24,8 +24,8 @@ dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank,
                         timeout=timedelta(hours=1))
 os.environ["AIDA_TEST_FOLDER"] = folder
 from torch.distributed.fsdp import fully_shard
-from sharding.cases_checkpoints import save
-from sharding.common import batch, mine, net, train
+from helpers.sharding.checkpoints import save
+from helpers.sharding.common import batch, mine, net, train
 import aida
 model = net()
 fully_shard(model)
@@ -42,8 +42,8 @@ print("not reached", flush=True)
 LOADING = """
 import os, sys
 os.environ["AIDA_TEST_FOLDER"] = sys.argv[1]
-from sharding.cases_checkpoints import load
-from sharding.common import LIMIT, batch, net, reference, train, worst
+from helpers.sharding.checkpoints import load
+from helpers.sharding.common import LIMIT, batch, net, reference, train, worst
 import aida
 model = net()
 expected = reference(model, lambda params: aida.Aida(params, lr=1e-3), range(8))

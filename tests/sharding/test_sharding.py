@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sharding.launch import case_names, launch
+from helpers.sharding.launch import case_names, launch
 
 NAMES = [name for file in sorted(Path(__file__).parent.glob("cases_*.py")) for name in case_names(file)]
 

@@ -1,0 +1,42 @@
+"""A run of before there were two distributions (tests/data/before_workspace/run) is read and goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from aida_bench.storage.files import read_json_lines
+from helpers.bench.command import invoke
+
+OLD = Path(__file__).parents[2] / "data" / "before_workspace" / "run"
+ASK = ["compare", "digits", "--optimizers", "aida", "--seeds", 1, "--limit-batches", 2, "--threads", 1, "-q"]
+
+
+def scores(folder: Path) -> list[dict]:
+    return [row for row in read_json_lines(folder / "rows.jsonl") if row["kind"] == "epoch"]
+
+
+def test_it_is_reported(tmp_path):
+    shutil.copytree(OLD, tmp_path / "run")
+    said = invoke("report", tmp_path / "run", "--markdown")
+    assert said.exit_code == 0, said.output
+    assert "aida" in said.stdout
+    assert "adamw" in said.stdout
+
+
+def test_it_goes_on_from_its_checkpoint(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "aida").parent.mkdir()
+    shutil.copytree(OLD / "aida", old / "aida")
+    before = scores(old / "aida" / "seed-0")
+    for folder, more in ((old, ["--resume"]), (new, [])):
+        done = invoke(*ASK, "--epochs", 2, "--out", folder, *more)
+        assert done.exit_code == 0, done.output
+    gone_on, anew = scores(old / "aida" / "seed-0"), scores(new / "aida" / "seed-0")
+    assert gone_on[: len(before)] == before
+    assert len(gone_on) == len(anew) > len(before)
+    for a, b in zip(gone_on, anew, strict=True):
+        numbers = {key: value for key, value in a.items() if isinstance(value, float)}
+        assert numbers == pytest.approx({key: b[key] for key in numbers}, rel=1e-3, abs=2e-2)

@@ -1,0 +1,79 @@
+"""Step counters on several devices, and steps of which a device decides whether they count.
+
+"meta" stands for an accelerator: what mixes devices raises there too.
+"""
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+import aida
+from aida.backends import eager
+from helpers.members import assert_bitwise, snapshot
+
+META = torch.device("meta")
+ROUNDING = pytest.mark.parametrize("own", [{}, {"stochastic_rounding": True}], ids=["nearest", "random"])
+
+
+def optimizer_of(params, **arguments):
+    return aida.Aida(params, foreach=False, **arguments)
+
+
+def step(optimizer, **scaling):
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        p.grad = torch.ones_like(p)
+    vars(optimizer).update(scaling)
+    optimizer.step()
+
+
+@ROUNDING
+def test_counters_of_one_group_may_be_in_two_places(own):
+    """As after steps with GradScaler, whose layers alone have theirs on the device."""
+    optimizer = optimizer_of([Parameter(torch.ones(3, device=META)) for _ in range(2)], **own)
+    step(optimizer)
+    first, last = optimizer.state.values()
+    for state in (first, last):
+        state["step"] = state["step"].to(META)
+        if own:
+            state["rounding_step"] = torch.ones((), dtype=torch.int64, device=META)
+        step(optimizer)
+        first, last = last, first
+
+
+def test_a_rate_on_the_device_needs_no_counters_there():
+    step(optimizer_of([Parameter(torch.ones(3, device=META))], lr=torch.tensor(1e-3, device=META)))
+
+
+@ROUNDING
+def test_found_inf_may_be_on_another_device(own, monkeypatch):
+    monkeypatch.setattr(eager, "UNSCALES", True, raising=False)
+    lr = torch.tensor(1e-3)  # so that a whole-number counter is made at once, on the CPU
+    optimizer = optimizer_of([Parameter(torch.ones(3, device=META))], lr=lr, **own)
+    for _ in range(2):
+        step(optimizer, found_inf=torch.zeros(1))
+    (state,) = optimizer.state.values()
+    assert {x.device for x in state.values()} == {META}
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+@ROUNDING
+def test_a_parameter_twice_in_a_group_counts_twice_where_the_device_counts(own, monkeypatch):
+    monkeypatch.setattr(eager, "UNSCALES", True, raising=False)
+    one, other = (optimizer_of([p, p], lr=0.1, **own) for p in (Parameter(torch.ones(3)) for _ in range(2)))
+    for _ in range(3):
+        step(one, found_inf=torch.zeros(()))
+        step(other)
+    for state in one.state.values():
+        state.pop("rounding_step", None)
+    assert_bitwise(snapshot(one), snapshot(other))
+
+
+@pytest.mark.parametrize("strange", [3, torch.zeros(2, dtype=torch.int64), torch.tensor(1.5)], ids=repr)
+def test_a_counter_for_rounding_that_is_none_is_refused(strange):
+    optimizer = optimizer_of([Parameter(torch.ones(3))], lr=torch.tensor(1e-3), stochastic_rounding=True)
+    step(optimizer)
+    (state,) = optimizer.state.values()
+    state["rounding_step"] = strange
+    with pytest.raises(RuntimeError, match=r"a rounding_step is .*: nothing was stepped"):
+        step(optimizer)
+    assert float(state["step"]) == 1

@@ -1,0 +1,246 @@
+"""Loading: a state of one's own in every way that torch has, another optimizer's refused by name."""
+
+import contextlib
+import copy
+import io
+import itertools
+import re
+
+import pytest
+import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+import aida
+from helpers.members import MEMBERS, OWN, assert_bitwise, parameters, snapshot, train
+
+
+def of_torch(cls, **arguments):
+    return lambda params: cls(params, lr=0.1, **arguments)
+
+
+def of_package(module, name="AdaBelief"):
+    def build(params):
+        with contextlib.redirect_stdout(io.StringIO()):
+            return getattr(pytest.importorskip(module), name)(params, lr=0.1)
+
+    return build
+
+
+FOREIGN = {
+    "Adam": (of_torch(torch.optim.Adam), "torch's Adam, AdamW"),
+    "AdamW": (of_torch(torch.optim.AdamW), "torch's Adam, AdamW"),
+    "NAdam": (of_torch(torch.optim.NAdam), "torch's Adam, AdamW or a like one"),
+    "RAdam": (of_torch(torch.optim.RAdam), "torch's Adam, AdamW or a like one"),
+    "Adamax": (of_torch(torch.optim.Adamax), "torch's Adamax"),
+    "SGD": (of_torch(torch.optim.SGD, momentum=0.9), "SGD with momentum"),
+    "RMSprop": (of_torch(torch.optim.RMSprop), "torch's RMSprop"),
+    "Adagrad": (of_torch(torch.optim.Adagrad), "torch's Adagrad"),
+    "pytorch_optimizer": (
+        of_package("pytorch_optimizer"),
+        "pytorch_optimizer .its groups have 'weight_decouple'",
+    ),
+    "pytorch_optimizer's Aida": (of_package("pytorch_optimizer", "Aida"), "pytorch_optimizer"),
+    "timm": (of_package("timm.optim.adabelief"), "timm's AdaBelief .its groups have 'degenerated_to_sgd'"),
+    "adabelief-pytorch": (of_package("adabelief_pytorch"), "adabelief-pytorch .its groups have 'buffer'"),
+}
+
+
+def refused(optimizer, state, message):
+    """What is wrong, in one sentence, and the optimizer as it was."""
+    before, groups = snapshot(optimizer), copy.deepcopy(optimizer.state_dict()["param_groups"])
+    given = copy.deepcopy(state)
+    with pytest.raises(ValueError, match=message) as caught:
+        optimizer.load_state_dict(state)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert f"not by {type(optimizer).__name__}" in text
+    assert "load the model alone" in text
+    assert optimizer.state_dict()["param_groups"] == groups
+    assert_bitwise(snapshot(optimizer), before)
+    assert str(state) == str(given)
+
+
+@pytest.mark.parametrize("cls", MEMBERS)
+@pytest.mark.parametrize("source", FOREIGN)
+@pytest.mark.parametrize("stepped", [False, True], ids=["new", "stepped"])
+def test_another_optimizers_state_is_refused_by_name(cls, source, stepped):
+    build, name = FOREIGN[source]
+    train(foreign := build(parameters()), range(2))
+    optimizer = cls(parameters())
+    if stepped:
+        train(optimizer, range(2))
+    refused(optimizer, foreign.state_dict(), f"this state was saved by .*{name}")
+
+
+def kind(cls, own):
+    layerwise = cls(parameters(), **own).defaults.get("layerwise")
+    return "K" in cls.own, layerwise
+
+
+SETTINGS = [
+    (cls, own) for cls, settings in OWN.items() for own in settings if own.get("K", 2) == 2 or "post" in own
+]
+DIFFERENT = [
+    (saved, loaded)
+    for saved, loaded in itertools.permutations([(c, s[0]) for c, s in OWN.items()], 2)
+    if kind(*saved) != kind(*loaded)
+]
+
+
+@pytest.mark.parametrize(("saved", "loaded"), DIFFERENT, ids=lambda x: x[0].__name__)
+def test_another_members_state_is_refused(saved, loaded):
+    """Where v has another form, or the rule other arguments; this once stepped on without a word."""
+    train(source := saved[0](parameters(), **saved[1]), range(2))
+    for optimizer in (loaded[0](parameters(), **loaded[1]), loaded[0](parameters(), **loaded[1])):
+        refused(optimizer, source.state_dict(), "saved by (an optimizer with|a member)")
+        train(optimizer, range(2))
+
+
+@pytest.mark.parametrize("cls", [aida.LAdam, aida.LAdaBelief, aida.LAida])
+@pytest.mark.parametrize("layerwise", ["pre", "post"])
+def test_a_v_of_another_form_is_refused_though_its_group_looks_right(cls, layerwise):
+    other = {"pre": "post", "post": "pre"}[layerwise]
+    train(source := cls(parameters(), layerwise=other), range(2))
+    state = source.state_dict()
+    state["param_groups"][0]["layerwise"] = layerwise
+    refused(cls(parameters(), layerwise=layerwise), state, "its v (has the shape|is one number)")
+    state["param_groups"][0]["layerwise"] = other  # the group is loaded too, so that this is a whole state
+    (loaded := cls(parameters(), layerwise=layerwise)).load_state_dict(state)
+    for o in (source, loaded):
+        train(o, range(2, 4))
+    assert loaded.param_groups[0]["layerwise"] == other
+
+
+def test_a_scalar_layer_has_one_v_in_either_form():
+    train(source := aida.Aida(parameters([()])), range(2))
+    aida.Aida(parameters([()])).load_state_dict(source.state_dict())
+
+
+@pytest.mark.parametrize("missing", ["step", "exp_avg", "exp_avg_var"])
+def test_a_state_that_lacks_a_part_is_refused(missing):
+    train(source := aida.Aida(parameters()), range(2))
+    state = source.state_dict()
+    del state["state"][1][missing]
+    refused(aida.Aida(parameters()), state, f"it has .* and no '{missing}'")
+
+
+def test_a_state_with_more_in_it_is_kept():
+    """Wrappers keep their own tensors beside the moments."""
+    train(source := aida.Aida(parameters()), range(2))
+    for p, of_p in source.state.items():
+        of_p["slow"] = p.detach().clone()
+    (loaded := aida.Aida(parameters())).load_state_dict(source.state_dict())
+    assert all("slow" in of_p for of_p in loaded.state.values())
+
+
+def test_a_load_leaves_it_to_backward_who_steps():
+    """step() beside release_gradients would step every layer a second time."""
+    net = model()
+    optimizer = aida.Aida(net.parameters())
+    aida.release_gradients(optimizer, net)
+    net(torch.ones(1, 3)).sum().backward()
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(RuntimeError, match="release_gradients steps every layer"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
+@pytest.mark.parametrize("arguments", [{}, {"state_dtype": "bfloat16"}, {"capturable": True}], ids=str)
+@pytest.mark.parametrize("foreach", [False, True, None])
+@pytest.mark.parametrize("cls", [aida.Aida, aida.LAdam])
+def test_a_load_in_inference_mode_leaves_tensors_that_can_be_stepped(cls, foreach, arguments, lr):
+    train(source := cls(parameters(), lr=lr, **arguments), range(2))
+    (expected := cls(parameters(), foreach=foreach)).load_state_dict(source.state_dict())
+    loaded = cls(parameters(), foreach=foreach)
+    with torch.inference_mode():
+        state = {**source.state_dict()}
+        state["state"] = {k: {n: x.clone() for n, x in s.items()} for k, s in state["state"].items()}
+        assert state["state"][0]["exp_avg"].is_inference()
+        loaded.load_state_dict(state)
+    assert not any(x.is_inference() for of_p in loaded.state.values() for x in of_p.values())
+    for o in (expected, loaded):
+        o.param_groups[0]["foreach"] = foreach
+        train(o, range(2, 4))
+    assert_bitwise(snapshot(loaded), snapshot(expected))
+
+
+# Every argument's values, and a user's own keys, through every form of torch's distributed checkpoints.
+VALUES = [
+    {},
+    {"lr": torch.tensor(0.1)},
+    {"betas": [0.5, 0.9]},
+    {"eps": 1e-6, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    {"rectify": True},
+    {"state_dtype": "bfloat16"},
+    {"state_dtype": torch.bfloat16, "seed": 7},
+    {"state_dtype": torch.float32},
+    {"stochastic_rounding": True},
+    {"maximize": True},
+    {"foreach": True},
+    {"foreach": False},
+    {"fused": True},
+    {"fused": False},
+    {"capturable": True},
+    {"K": 3, "xi": 1e-6},
+    {"layerwise": "post"},
+    {"layer_id": 3, "tag": "head", "is_last_layer": True},
+]
+OPTIONS = [
+    {},
+    {"cpu_offload": True},
+    {"full_state_dict": True},
+    {"cpu_offload": True, "full_state_dict": True},
+    {"flatten_optimizer_state_dict": True},
+    {"cpu_offload": True, "flatten_optimizer_state_dict": True},  # full and flat fails with torch's AdamW too
+]
+
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
+@pytest.mark.parametrize("values", VALUES, ids=str)
+@pytest.mark.filterwarnings("ignore:.*does not use it")
+def test_every_value_goes_through_torchs_distributed_checkpoints(values, options):
+    own = {k: v for k, v in values.items() if k in ("layer_id", "tag", "is_last_layer")}
+    arguments = {k: v for k, v in values.items() if k not in own}
+    before, after = model(), model()
+
+    def build(net):
+        return aida.LAida([{"params": net.parameters(), **own}], **arguments)
+
+    train(source := build(before), range(2))
+    state = get_optimizer_state_dict(before, source, options=StateDictOptions(**options))
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    after.load_state_dict(before.state_dict())
+    loaded = build(after)
+    set_optimizer_state_dict(after, loaded, state, options=StateDictOptions(**options))
+    groups = [{k: v for k, v in o.param_groups[0].items() if k != "params"} for o in (source, loaded)]
+    assert groups[0] == groups[1]
+    for o in (source, loaded):
+        train(o, range(2, 4))
+    assert_bitwise(snapshot(loaded), snapshot(source))
+
+
+@pytest.mark.parametrize("old", [torch.bfloat16, torch.float32, None])
+def test_a_type_in_an_older_state_is_read(old):
+    train(source := aida.Aida(parameters(), state_dtype=old), range(2))
+    state = source.state_dict()
+    state["param_groups"][0]["state_dtype"] = old
+    (loaded := aida.Aida(parameters())).load_state_dict(state)
+    name = old and re.sub("torch.", "", str(old))
+    assert loaded.param_groups[0]["state_dtype"] == name == source.param_groups[0]["state_dtype"]
+
+
+@pytest.mark.parametrize(("fused", "foreach"), [(None, None), (False, None), (None, True), (None, False)])
+def test_amp_scaling_is_left_to_the_scaler_unless_fused_is_asked_for(fused, foreach):
+    assert not aida.Aida(parameters(), fused=fused, foreach=foreach)._step_supports_amp_scaling
