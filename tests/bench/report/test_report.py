@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from aida_bench.report import terminal as report
+from aida_bench.report import figures, terminal
 from helpers.bench.report_runs import RESULTS, result
 
 
 def show(results, width: int = 80) -> str:
     text = io.StringIO()
-    Console(width=width, file=text).print(report.table(results, "title", width))
+    Console(width=width, file=text).print(terminal.table(results, "title", width))
     return text.getvalue()
 
 
@@ -94,11 +94,11 @@ def test_table_without_a_test_set():
 
 
 def test_figures():
-    curves = report.learning_curves(RESULTS)
+    curves = figures.learning_curves(RESULTS)
     assert curves is not None
     assert [line.get_label() for line in curves.axes[0].lines] == ["aida", "sgd"]
     assert list(curves.axes[1].lines[0].get_ydata()) == pytest.approx([50, 75, 80])
-    figure = report.stepsizes([*RESULTS, result("adamw", 0, [0.5] * 3, [0.5] * 3, mean=1e6)])
+    figure = figures.stepsizes([*RESULTS, result("adamw", 0, [0.5] * 3, [0.5] * 3, mean=1e6)])
     assert figure is not None
     aida_mean, adamw_mean, aida_std, _ = figure.axes
     assert [list(line.get_ydata()) for line in aida_mean.lines[:2]] == [[300] * 3, [150] * 3]
@@ -106,19 +106,19 @@ def test_figures():
     assert [list(line.get_ydata()) for line in aida_std.lines] == [[1] * 3, [2] * 3]
     assert adamw_mean.get_yscale() == "log"
     assert len(adamw_mean.lines) == 2
-    assert report.stepsizes(RESULTS[2:]) is None
+    assert figures.stepsizes(RESULTS[2:]) is None
 
 
 def test_stepsizes_are_means_over_seeds():
     runs = [result("aida", seed, [0.5], [0.5], mean=mean) for seed, mean in enumerate((100.0, 300.0))]
-    figure = report.stepsizes(runs)
+    figure = figures.stepsizes(runs)
     assert figure is not None
     assert [list(line.get_ydata()) for line in figure.axes[0].lines[:2]] == [[200.0], [100.0]]
 
 
 def test_the_cap_is_that_of_the_settings():
     settings = {"eps": 1e-16, "betas": [0.9, 0.98]}
-    figure = report.stepsizes([result("aida", 0, [0.5], [0.5], settings=settings)])
+    figure = figures.stepsizes([result("aida", 0, [0.5], [0.5], settings=settings)])
     assert figure is not None
     assert figure.axes[0].lines[2].get_ydata()[0] == pytest.approx((0.02 / 1e-16) ** 0.5)
 
@@ -127,7 +127,7 @@ def test_figures_are_the_same_bytes_each_time(tmp_path):
     paths = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        paths.append(report.write_figures(RESULTS, tmp_path / name, formats=("png", "svg")))
+        paths.append(figures.write_figures(RESULTS, tmp_path / name, formats=("png", "svg")))
     assert sorted(path.name for path in paths[0]) == [
         "learning-curves.png", "learning-curves.svg", "stepsizes.png", "stepsizes.svg"
     ]  # fmt: skip
@@ -137,5 +137,5 @@ def test_figures_are_the_same_bytes_each_time(tmp_path):
 
 
 def test_no_figures_of_nothing_but_divergence(tmp_path):
-    assert report.write_figures(RESULTS[3:], tmp_path) == []
+    assert figures.write_figures(RESULTS[3:], tmp_path) == []
     assert "diverged" in show(RESULTS[3:])
