@@ -9,16 +9,12 @@ from math import inf
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
-from aida_bench.data.images import Images
-from aida_bench.data.text import number_words
 from aida_bench.execution.job import Job, execute, load_task
 from aida_bench.recipes import PRESETS
 from aida_bench.storage.files import Row, read_json_lines
-from aida_bench.tasks import cifar10, cifar100, mnist
-from aida_bench.tasks.text import lm, translation
+from aida_bench.tasks import cifar10
+from helpers.bench.stand_ins import STAND_INS
 
 LONG = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(3600)]
 
@@ -49,46 +45,6 @@ def test_whole_run_on_real_data(tmp_path, task, measure, least, most):
 
 def epochs(folder: Path) -> list[Row]:
     return [row for row in read_json_lines(folder / "rows.jsonl") if row["kind"] == "epoch"]
-
-
-def images(size: int, channels: int, classes: int = 10) -> tuple[Images, Images]:
-    """Noise; a class is a brightness."""
-    labels = torch.arange(200) % classes
-    noise = torch.randint(20, (len(labels), size, size, channels))
-    made = Images((noise + 235 * labels[:, None, None, None] // classes).byte(), labels)
-    return made, made
-
-
-def text():
-    """Words that count up, so that each tells the next."""
-    words = [str(number % 30) for number in range(20 * 35 * 10)]
-    return number_words(dict.fromkeys(("train", "validation", "test"), words), 31)
-
-
-def sentences():
-    pairs = [(f"Zahl {number} hier.", f"Number {number} here.") for number in range(100)]
-    return {"train": pairs, "validation": pairs[:2], "test": pairs[:2]}
-
-
-def folder_of_images(root: Path) -> None:
-    for part in ("train", "val"):
-        for colour in ("blue", "red"):
-            folder = root / "imagenet" / part / colour
-            folder.mkdir(parents=True)
-            for number in range(25):
-                Image.new("RGB", (70, 70), colour).save(folder / f"{number}.png")
-
-
-STAND_INS = {
-    "digits": lambda patch, root: None,
-    "mnist": lambda patch, root: patch.setattr(mnist, "load_mnist", lambda: images(28, 1)),
-    "cifar10": lambda patch, root: patch.setattr(cifar10, "load_cifar10", lambda: images(32, 3)),
-    "cifar100": lambda patch, root: patch.setattr(cifar100, "load_cifar100", lambda: images(32, 3, 100)),
-    "imagenet": lambda patch, root: folder_of_images(root),
-    "lm": lambda patch, root: patch.setattr(lm.Lm, "load", staticmethod(text)),
-    "sotu": lambda patch, root: patch.setattr(lm.Sotu, "load", staticmethod(text)),
-    "translation": lambda patch, root: patch.setitem(translation.CORPORA, "de-en", sentences),
-}
 
 
 @pytest.fixture

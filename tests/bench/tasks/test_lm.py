@@ -244,6 +244,30 @@ def test_epochs_have_equal_whole_batches_from_any_offset(small_lm):
     assert starts == set(range(10))
 
 
+def test_an_epoch_of_so_many_batches_begins_anywhere_in_the_text(small_lm):
+    task, starts = small_lm(epoch_batches=2), set()
+    task.train_streams = torch.arange(8 * 67).view(8, 67)
+    assert task.batches_per_epoch() == 2
+    for seed in range(400):
+        batches = list(task.train_batches(torch.Generator().manual_seed(seed), "cpu"))
+        assert [words.shape for words, _ in batches] == [(8, 10)] * 2
+        starts.add(batches[0][0][0, 0].item())
+    # The last word of a stream can be told, and no other begins later.
+    assert starts == set(range(67 - 20))
+    assert small_lm(epoch_batches=2, limit_batches=1).batches_per_epoch() == 1
+    assert small_lm(epoch_batches=10_000).batches_per_epoch() == small_lm().batches_per_epoch()
+
+
+def test_so_many_pieces_are_evaluated(small_lm):
+    """Of 10 streams of 30 words, the first 21 words of each: two pieces and what follows them."""
+    model = small_lm().build_model().eval()
+    whole, part = (small_lm(eval_pieces=n).evaluate(model, "test", "cpu") for n in (None, 2))
+    assert part["loss"] != whole["loss"]
+    limited = small_lm(limit_batches=2).evaluate(model, "test", "cpu")
+    assert limited == part == small_lm(eval_pieces=2, limit_batches=5).evaluate(model, "test", "cpu")
+    assert whole == small_lm(eval_pieces=10).evaluate(model, "test", "cpu")
+
+
 def test_state_is_carried_and_gradient_is_not(small_lm):
     task = small_lm()
     model = task.build_model().double()

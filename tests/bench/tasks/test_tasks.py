@@ -18,6 +18,7 @@ from aida_bench.tasks import cifar10 as cifar10_task
 from aida_bench.tasks.cifar10 import SCALE, Cifar10, hold_out
 from aida_bench.tasks.classification import ImageClassification, crop_and_flip
 from aida_bench.tasks.digits import digits_cnn
+from aida_bench.tasks.mnist import noisy
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,36 @@ def test_batches_cover_the_data_once_and_depend_on_the_generator_alone(cifar):
     counts = torch.cat([labels for _, labels in first]).bincount(minlength=10)
     assert torch.equal(counts, task.data["train"].labels.bincount(minlength=10))
     assert first[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_epoch_of_so_many_batches_draws_from_all_images_and_is_evaluated_on_all(cifar):
+    train, test = fake_cifar()
+    task = ImageClassification(
+        {"train": train, "test": test}, digits_cnn, batch_size=16, scale=SCALE, epoch_batches=2
+    )
+    generator, seen = torch.Generator().manual_seed(0), set()
+    assert task.batches_per_epoch() == 2
+    for _ in range(10):
+        batches = list(task.train_batches(generator, "cpu"))
+        assert [len(labels) for _, labels in batches] == [16, 16]
+        seen |= {image.numpy().tobytes() for images, _ in batches for image in images}
+    assert len(seen) == len(train)
+    task.limit_batches = 1
+    assert task.batches_per_epoch() == len(list(task.train_batches(generator, "cpu"))) == 1
+
+
+def test_noise_of_mnist_is_the_same_at_every_call_and_leaves_the_labels_alone():
+    grey = Images(torch.full((40, 28, 28, 1), 128, dtype=torch.uint8), torch.arange(40))
+    seen = noisy(grey, 0.1)
+    assert torch.equal(seen.pixels, noisy(grey, 0.1).pixels)
+    assert seen.pixels.dtype == torch.uint8
+    assert torch.equal(seen.labels, grey.labels)
+    assert seen.pixels.double().std().item() == pytest.approx(25.5, rel=0.02)
+    assert seen.pixels.double().mean().item() == pytest.approx(128, abs=0.5)
+    # What would be darker than black or brighter than white is black or white.
+    wide = noisy(grey, 1.0).pixels
+    assert (wide == 0).double().mean().item() == pytest.approx(0.31, abs=0.01)
+    assert (wide == 255).double().mean().item() == pytest.approx(0.31, abs=0.01)
 
 
 def test_normalisation_is_the_published_one():

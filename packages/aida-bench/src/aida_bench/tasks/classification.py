@@ -36,7 +36,9 @@ def crop_and_flip(pixels: Tensor, padding: int, generator: Generator) -> Tensor:
 
 class ImageClassification:
     """A Task over image splits. `lr_drops` are the fractions of a run (or, if published, epochs) at which
-    the learning rate is divided by ten; `scale` = (mean, std) per channel normalises pixels in [0, 1]."""
+    the learning rate is divided by ten; `scale` = (mean, std) per channel normalises pixels in [0, 1].
+
+    `epoch_batches`: an epoch is so many batches of a new order, not a pass over the training images."""
 
     name: str
     parts: tuple[str, ...] = ("",)
@@ -51,11 +53,12 @@ class ImageClassification:
         batch_size: int,
         scale: tuple[tuple[float, ...], tuple[float, ...]],
         lr_drops: tuple[float, ...] = (0.5, 0.8),
+        epoch_batches: int | None = None,
         limit_batches: int | None = None,
     ) -> None:
         self.data, self.build, self.batch_size = data, build, batch_size
         self.mean, self.std = (255 * torch.tensor(s) for s in scale)
-        self.lr_drops, self.limit_batches = lr_drops, limit_batches
+        self.lr_drops, self.epoch_batches, self.limit_batches = lr_drops, epoch_batches, limit_batches
 
     def build_model(self) -> nn.Module:
         # channels_last is the layout that the pixels already have: no conversion in any convolution.
@@ -63,7 +66,7 @@ class ImageClassification:
 
     def batches_per_epoch(self) -> int:
         batches = -(-len(self.data["train"]) // self.batch_size)
-        return min(batches, self.limit_batches or batches)
+        return min(filter(None, (batches, self.epoch_batches, self.limit_batches)))
 
     def augment(self, pixels: Tensor, generator: Generator) -> Tensor:
         return pixels
@@ -71,7 +74,7 @@ class ImageClassification:
     def train_batches(self, generator: Generator, device: Any) -> Iterator[tuple[Tensor, Tensor]]:
         train = self.data["train"]
         order = torch.randperm(len(train), generator=generator)
-        for index in islice(order.split(self.batch_size), self.limit_batches):
+        for index in islice(order.split(self.batch_size), self.batches_per_epoch()):
             batch = train.take(index)
             pixels = self.augment(batch.pixels.to(device), generator)
             yield self.normalise(pixels), batch.labels.to(device)

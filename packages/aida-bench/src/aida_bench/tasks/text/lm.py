@@ -29,6 +29,9 @@ class Lm:
     length instead and scales the learning rate by it). `activity` and `change` weigh the mean squares of the
     last layer's dropped output and of its change from word to word in the training loss. The learning rate
     falls by ten at the fractions `lr_drops` of the run. Perplexity = exp(mean cross entropy in nats).
+
+    `epoch_batches`: an epoch is so many pieces from an offset drawn from the whole text, not a pass over it;
+    `eval_pieces`: the first so many pieces of a split's streams are evaluated.
     """
 
     name = "lm"
@@ -50,11 +53,14 @@ class Lm:
         change: float = 0.0,
         clip_norm: float | None = None,
         lr_drops: Sequence[float] = (),
+        epoch_batches: int | None = None,
+        eval_pieces: int | None = None,
     ) -> None:
         self.corpus = self.load()
         self.layers, self.embedding, self.hidden = MODELS[model], embedding, hidden
         self.dropouts, self.bptt, self.limit_batches = Dropouts(*dropouts), bptt, limit_batches
         self.activity, self.change, self.clip_norm, self.lr_drops = activity, change, clip_norm, lr_drops
+        self.epoch_batches, self.eval_pieces = epoch_batches, eval_pieces
         self.train_streams = streams(self.corpus.splits["train"], batch_size)
 
     def build_model(self) -> nn.Module:
@@ -66,11 +72,13 @@ class Lm:
     def batches_per_epoch(self) -> int:
         """So many whole pieces remain after the largest offset."""
         pieces = self.train_streams.shape[1] // self.bptt - 1
-        return min(pieces, self.limit_batches or pieces)
+        return min(filter(None, (pieces, self.epoch_batches, self.limit_batches)))
 
     def train_batches(self, generator: Generator, device: Any) -> Iterator[Batch]:
-        offset = int(torch.randint(self.bptt, (), generator=generator))
-        end = offset + self.batches_per_epoch() * self.bptt + 1
+        length = self.batches_per_epoch() * self.bptt + 1
+        room = self.train_streams.shape[1] - length + 1 if self.epoch_batches else self.bptt
+        offset = int(torch.randint(room, (), generator=generator))
+        end = offset + length
         return pieces(self.train_streams[:, offset:end].to(device), self.bptt)
 
     def losses(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[str, Tensor]]:
@@ -88,8 +96,8 @@ class Lm:
     def evaluate(self, model: nn.Module, split: str, device: Any) -> dict[str, float]:
         """Over ten parallel streams, each from an empty state."""
         data = streams(self.corpus.splits[split], EVAL_STREAMS)
-        if self.limit_batches:
-            data = data[:, : self.limit_batches * self.bptt + 1]
+        if most := min(filter(None, (self.eval_pieces, self.limit_batches)), default=None):
+            data = data[:, : most * self.bptt + 1]
         state, seen, total = None, 0, torch.zeros((), device=device)
         for words, following in pieces(data.to(device), self.bptt):
             output = model(words, state)
