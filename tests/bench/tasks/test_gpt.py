@@ -155,7 +155,7 @@ def test_learns_a_text_by_heart(small_gpt, tmp_path):
     task = small_gpt(epoch_batches=30)
     run, fabric = Run(tmp_path, {"seed": 0}), Fabric(accelerator="cpu", devices=1)
     assert (
-        train(task, run, fabric=fabric, optimizer="adamw", settings={"lr": 1e-2}, seed=0, epochs=3)
+        train(task, run, fabric=fabric, optimizer="adamw", settings={"lr": 1e-2}, seed=0, epochs=6)
         == "finished"
     )
     rows = [row for row in run.rows() if row["kind"] == "epoch"]
