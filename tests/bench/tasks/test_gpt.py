@@ -155,11 +155,11 @@ def test_learns_a_text_by_heart(small_gpt, tmp_path):
     task = small_gpt(epoch_batches=30)
     run, fabric = Run(tmp_path, {"seed": 0}), Fabric(accelerator="cpu", devices=1)
     assert (
-        train(task, run, fabric=fabric, optimizer="adamw", settings={"lr": 1e-2}, seed=0, epochs=6)
+        train(task, run, fabric=fabric, optimizer="adamw", settings={"lr": 3e-3}, seed=0, epochs=4)
         == "finished"
     )
     rows = [row for row in run.rows() if row["kind"] == "epoch"]
-    assert rows[0]["test_bits_per_character"] > 1.5
+    assert rows[0]["test_bits_per_character"] > 0.8
     assert rows[-1]["test_bits_per_character"] < 0.5 < rows[-1]["validation_bits_per_character"]
 
 
