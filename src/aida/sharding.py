@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-ReduceGroups = Callable[
-    [Tensor], Iterable[Any]
-]  # a plain parameter -> the process groups that share its layer
+# A plain parameter -> the process groups that share its layer.
+ReduceGroups = Callable[[Tensor], Iterable[Any]]
+Sums = Iterable[tuple[Sequence[Tensor], Any]]  # parameters and their rows of sums
 
 
 def active() -> bool:
@@ -87,7 +88,7 @@ def process_groups(p: Tensor, reduce_groups: ReduceGroups | None = None) -> list
     return [group for group in groups if group.size() > 1]
 
 
-class Totals:
+class LayerReduction:
     """Turns sums over local shards into sums over whole layers, in place: one message per process group.
 
     The table has a row for every parameter, with a gradient here or not, so that all ranks send messages of
@@ -120,7 +121,7 @@ class Totals:
         """
         self._send({}, refused=True)
 
-    def __call__(self, sums: Iterable[tuple[Sequence[Tensor], Any]]) -> None:
+    def __call__(self, sums: Sums) -> None:
         """sums: parameters and their rows, [L] or [L, width], as tensors or as writable NumPy arrays.
 
         Raises RuntimeError where another rank has refused its step.
@@ -167,8 +168,77 @@ def whole_numel(pieces: Sequence[Tensor], reduce_groups: ReduceGroups) -> dict[T
     """Elements of the whole layers of plain parameters, of which each rank knows its piece alone."""
     counts = torch.tensor([p.numel() for p in pieces], dtype=torch.float64, device="cpu")
     if pieces:
-        Totals(pieces, 1, reduce_groups)([(pieces, counts)])
+        LayerReduction(pieces, 1, reduce_groups)([(pieces, counts)])
     return dict(zip(pieces, map(int, counts.tolist()), strict=True))
+
+
+class StepReductions:
+    """The messages of one step: sums of gram, then of stepsizes. As a context it tells others of a refusal."""
+
+    def __init__(self, gram: LayerReduction, stepsizes: LayerReduction) -> None:
+        self._gram, self._stepsizes = gram, stepsizes
+        self.begun = False
+
+    def gram(self, sums: Sums) -> None:
+        """Make rows of gram those of whole layers, in place."""
+        self.begun = True
+        if self._gram.members:
+            self._gram(sums)
+
+    def stepsizes(self, sums: Sums) -> None:
+        """Make rows of stepsize_sum those of whole layers, in place."""
+        if self._stepsizes.members:
+            self._stepsizes(sums)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is not None and issubclass(kind, Exception) and not self.begun:
+            (self._gram if self._gram.members else self._stepsizes).refuse()
+
+
+class WholeLayers:
+    """What an optimizer knows of the whole layers of which this rank may hold pieces."""
+
+    def __init__(self, shapes: Iterable[Any] = ()) -> None:
+        self.shapes: list[Any] = [*shapes]  # of each group's layers, as they were when it was added
+        self.numel: dict[Tensor, int] = {}  # of layers of which only reduce_groups knows
+
+    def add_group(self, params: Sequence[Tensor]) -> None:
+        self.shapes.append(shapes(params))
+        self.numel = {}
+
+    def check(self, i: int, params: Sequence[Tensor], reduce_groups: ReduceGroups | None) -> None:
+        """Raise RuntimeError where group i has pieces of layers, as engines leave them."""
+        if active():
+            built_with = self.shapes[i] if i < len(self.shapes) else []
+            check_whole(params, built_with, {*chain.from_iterable(self.shapes)}, reduce_groups)
+
+    def is_sharded(self, groups: Iterable[Mapping[str, Any]], reduce_groups: ReduceGroups | None) -> bool:
+        """Whether this rank may hold pieces of layers."""
+        return active() and (reduce_groups is not None or any_dtensor(_params(groups)))
+
+    def reductions(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        with_gram: Sequence[Mapping[str, Any]],
+        reduce_groups: ReduceGroups | None,
+    ) -> StepReductions:
+        """The messages of a step of these groups: every rank sends them, with a gradient or without."""
+        if reduce_groups:
+            plain = [p for p in _params(groups) if not is_dtensor(p)]
+            if any(p not in self.numel for p in plain):
+                self.numel = whole_numel(plain, reduce_groups)
+        post = [group for group in groups if group.get("layerwise") == "post"]
+        return StepReductions(
+            LayerReduction(_params(with_gram), 4, reduce_groups),
+            LayerReduction(_params(post), 2, reduce_groups),
+        )
+
+
+def _params(groups: Iterable[Mapping[str, Any]]) -> list[Tensor]:
+    return [p for group in groups for p in group["params"]]
 
 
 def shapes(params: Iterable[Tensor]) -> list[tuple[int, ...] | None]:

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.debug import CommDebugMode
 
 import aida
-from aida.sharding import Totals
+from aida.sharding import LayerReduction
 from helpers.members import OWN, set_gradients
 from helpers.sharding.common import LIMIT, STEPS, mine, raises, whole, worst
 from helpers.sharding.launch import on_ranks
@@ -107,7 +107,7 @@ def raw_sums_are_those_of_whole_tensors():
     """Parameters alone would not tell: the coefficients stay if all sums of a layer are scaled together."""
     mesh = init_device_mesh("cpu", (2, 2))
     seen = []
-    original = Totals.__call__
+    original = LayerReduction.__call__
 
     def record(self, sums):
         sums = list(sums)
@@ -120,7 +120,7 @@ def raw_sums_are_those_of_whole_tensors():
 
     for name, placements in FOUR.items():
         seen.clear()
-        with mock.patch.object(Totals, "__call__", record):
+        with mock.patch.object(LayerReduction, "__call__", record):
             params, _ = run(aida.LAida, mesh, placements, steps=1)  # asks for all four sums
         rows = dict(seen)
         assert bool(rows) == (name != "RR")  # there each rank has the whole, and nothing is sent
@@ -137,7 +137,7 @@ def sums_of_pieces_alone_are_seen():
     mesh = init_device_mesh("cpu", (2,))
     for cls, own in [(aida.Aida, {}), (aida.LAdam, {}), (aida.LAdam, dict(layerwise="post"))]:
         expected, _ = run(cls, **own)
-        with mock.patch.object(Totals, "__call__", return_value=None):
+        with mock.patch.object(LayerReduction, "__call__", return_value=None):
             found, _ = run(cls, mesh, (Shard(0),), **own)
         assert worst(found, expected) > 1000 * LIMIT, cls
 

@@ -16,7 +16,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import aida
 from aida.monitor import StepsizeMonitor, layer_stepsizes
-from aida.sharding import Totals
+from aida.sharding import LayerReduction
 from helpers.members import OWN
 from helpers.sharding.common import batch, loss, mine, net, train
 from helpers.sharding.launch import on_ranks
@@ -74,7 +74,7 @@ def pieces_alone_are_seen():
     _, plain = run(aida.Aida, steps=3)
     _, sharded = run(aida.Aida, mesh, (Shard(0),), steps=3)
     measured = ("0", "1", "4", "5")  # of which each rank has a piece
-    with mock.patch.object(Totals, "__call__", return_value=None):
+    with mock.patch.object(LayerReduction, "__call__", return_value=None):
         found, expected = (
             layer_stepsizes(o, select=lambda name, p: name in measured) for o in (sharded, plain)
         )

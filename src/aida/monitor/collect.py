@@ -180,7 +180,7 @@ def _reduce(
     for rows, width, maximum in ((sums, len(SUMS) + BINS, False), (extremes, len(EXTREMES), True)):
         own = [([layer.parameter], row) for layer, row in zip(layers, rows, strict=True)]
         own += [([p], _nothing(p, width)) for p in broken]
-        sharding.Totals(params, width, groups, maximum)(own)
+        sharding.LayerReduction(params, width, groups, maximum)(own)
 
 
 def _nothing(p: Tensor, width: int) -> Tensor:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain
-from operator import is_
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -16,15 +14,13 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 from typing_extensions import Unpack
 
 from .. import family, sharding
-from ..backends.dispatch import choose
 from .define import plain_rule, whole_signature
-from .foreign import MEMBERS_OWN, check_source
-from .layer_batch import LayerBatch, LayerCache, gather
-from .layer_checks import MOMENTS
+from .foreign import MEMBERS_OWN
+from .layer_batch import GroupPart, LayerCache, some_layers, whole_groups
 from .names import check_arguments, warn_of_keys
 from .process_lock import ProcessLock
-from .state import moment_dtypes, new_state, new_step
-from .step import Rule, StepBatch, prepare_step, run, unscales
+from .state import complete_groups, is_state_init_step, renew_counters, restore_types
+from .step import Rule, StepBatch, needs_gram, prepare_step, run, scales_gradients
 from .validate import check_group, warn_where_eps_underflows
 
 
@@ -34,8 +30,9 @@ class Options(TypedDict, total=False):
     K: number of projections, at most 64; xi > 0 keeps a zero gradient from 0/0 (members that project).
     layerwise: "pre" averages r^2 over the layer, "post" the stepsizes u (LAdam, LAdaBelief, LAida).
     decoupled_weight_decay: p <- (1 - lr*wd)*p, not g <- g + wd*p.  rectify: RAdam's factor on the step.
-    state_dtype: "bfloat16", or torch's type, halves the moments, rounded at random from `seed`, without bias
-    (a pooled v and the moments of complex parameters keep theirs); None: the parameter's, float32 at least.
+    state_dtype: "bfloat16", or torch's type, halves the moments, stochastically rounded from `seed`,
+    without bias (a pooled v and the moments of complex parameters keep theirs); None: the parameter's,
+    float32 at least.
     stochastic_rounding: the same rounding for bfloat16 parameters.
     maximize, foreach, fused, capturable, differentiable: as in torch.optim.Adam.
     """
@@ -98,12 +95,10 @@ class Layerwise(Optimizer):
         **options: Unpack[Options],
     ) -> None:
         self.reduce_groups = reduce_groups
-        self._shapes: list[Any] = []  # of whole layers, as they were when their group was added
-        self._numel: dict[Tensor, int] = {}  # of whole layers of which only reduce_groups knows
-        self._fresh = True  # never stepped or loaded
-        self._layers = LayerCache()
-        self._checked: dict[int, list[Any]] = {}  # each group's values as they were found right
+        self._whole = sharding.WholeLayers()
+        self._layers = LayerCache(self._whole, type(self).__name__)
         self._lock = ProcessLock()
+        self._fresh = True  # never stepped or loaded
         self.released_by: Any = None  # the handle of release_gradients, which steps in place of step()
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         known = {**self._options(), **shared}
@@ -139,40 +134,30 @@ class Layerwise(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group.update(plain)
-        self._shapes.append(sharding.shapes(group["params"]))
-        self._numel = {}
+        self._whole.add_group(group["params"])
         if getattr(self, "released_by", None) is not None:
             self.released_by.watch()
         warn_where_eps_underflows(group, stacklevel=4)
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": self._shapes}
+        shapes = self._whole.shapes
+        return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": shapes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Older states lack newer arguments and may count in plain numbers; torch shares a loaded counter.
-
-        Raises ValueError for another optimizer's state and for values that no group may have.
-        """
-        who, groups = type(self).__name__, state["param_groups"]
-        defaults = state.get("defaults") or self.defaults
-        for group in groups:
-            check_group(group)
-        check_source(who, defaults, groups, state["state"])
-        for group in groups:
-            for key, default in defaults.items():
-                group.setdefault(key, default)
+        """Raises ValueError for another optimizer's state and for values that no group may have."""
+        complete_groups(type(self).__name__, state.get("defaults") or self.defaults, state)
+        shapes = state.pop("_shapes", None)
         super().__setstate__(state)
-        self._numel, self._fresh = {}, not self.state
-        self._layers, self._lock, self._checked = LayerCache(), ProcessLock(), {}
         # A load leaves it to release_gradients' handle who steps; a copy has no handle.
-        self.__dict__.setdefault("released_by", None)
-        self.__dict__.setdefault("reduce_groups", None)
-        self.__dict__.setdefault("_shapes", [sharding.shapes(group["params"]) for group in self.param_groups])
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p in self.state and "step" in (of_p := self.state[p]):
-                    of_p["step"] = new_step(p, group).fill_(float(of_p["step"]))
+        if "_whole" not in self.__dict__:
+            groups = (group["params"] for group in self.param_groups)
+            self._whole = sharding.WholeLayers([*map(sharding.shapes, groups)] if shapes is None else shapes)
+            self.released_by = None
+            self.__dict__.setdefault("reduce_groups", None)
+        self._layers, self._lock = LayerCache(self._whole, type(self).__name__), ProcessLock()
+        self._fresh = not self.state
+        renew_counters(self.param_groups, self.state)
 
     @torch.inference_mode(False)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -186,16 +171,7 @@ class Layerwise(Optimizer):
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
-        keys = chain.from_iterable(group["params"] for group in loaded["param_groups"])
-        params = ((p, group) for group in self.param_groups for p in group["params"])
-        for key, (p, group) in zip(keys, params, strict=True):
-            dtypes = {
-                **dict(zip(MOMENTS, moment_dtypes(p, group), strict=True)),
-                "rounding_step": torch.int64,
-            }
-            for name, dtype in dtypes.items():
-                if name in (saved := loaded["state"].get(key, {})):
-                    self.state[p][name] = saved[name].detach().to(p.device, dtype, copy=True)
+        restore_types(self.param_groups, self.state, loaded)
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -205,128 +181,58 @@ class Layerwise(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with nullcontext() if torch.compiler.is_compiling() else self._lock:
-            if not (self._fresh and self._is_state_init_step()):
-                self._refuse_released_step()
-                self._take_step()
+            if self._fresh and self._is_state_init_step():
+                return loss
+            if self.released_by is not None:
+                raise RuntimeError(
+                    "release_gradients steps every layer in backward: remove this call of optimizer.step(), "
+                    "or remove() the handle first"
+                )
+            sharded = self._whole.is_sharded(self.param_groups, self.reduce_groups)
+            step: Any = self._step
+            if sharded and torch.compiler.is_compiling():  # messages are sent outside of what is compiled
+                step = torch.compiler.disable(step)
+            step(whole_groups(self.param_groups), sharded)
+            if sharding.active() and not self.state:
+                sharding.warn_without_gradients(group["params"] for group in self.param_groups)
         return loss
-
-    def _refuse_released_step(self) -> None:
-        if self.released_by is not None:
-            raise RuntimeError(
-                "release_gradients steps every layer in backward: remove this call of optimizer.step(), or "
-                "remove() the handle first"
-            )
-
-    def _take_step(self) -> None:
-        if torch.compiler.is_compiling():
-            if self._is_sharded():  # its messages are sent outside of what is compiled
-                torch.compiler.disable(self._take_step)()  # type: ignore[call-arg]
-            else:
-                run(self._prepare(self._all_parts()), self.state)
-            return
-        if len(self._checked) > len(self.param_groups):  # nothing of a removed group is to be kept
-            self._layers.clear()
-            self._checked.clear()
-        reduce_gram, reduce_stepsizes = self._reductions()
-        with self._layers.in_use():
-            try:
-                steps = self._prepare(self._all_parts())
-            except Exception:
-                if first := reduce_gram or reduce_stepsizes:
-                    first.refuse()
-                raise
-            run(steps, self.state, reduce_gram, reduce_stepsizes)
-        if sharding.active() and not self.state:
-            sharding.warn_without_gradients(group["params"] for group in self.param_groups)
 
     def step_layers(self, layers: Iterable[tuple[int, int, Tensor]]) -> None:
         """Step these layers alone, as step() would: (index of a group, place in the optimizer, parameter)."""
-        by_group: dict[int, tuple[list[Tensor], list[int]]] = {}
-        for i, number, p in layers:
-            params, numbers = by_group.setdefault(i, ([], []))
-            params.append(p)
-            numbers.append(number)
         with self._lock:
             self._fresh = False
-            with self._layers.in_use():
-                parts = ((i, *of_group, tuple(of_group[1])) for i, of_group in by_group.items())
-                run(self._prepare(parts), self.state)
+            self._step(some_layers(layers))
+        self._opt_called = True  # by which schedulers know that they do not come before the first step
 
-    def _prepare(self, parts: Iterable[tuple[int, list[Tensor], Sequence[int], Any]]) -> list[StepBatch]:
-        """What the step of these layers needs, everything checked and nothing stepped.
+    @property
+    def has_step_hooks(self) -> bool:
+        """Whether hooks are registered that step() calls and step_layers() does not."""
+        return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
 
-        parts: (index of a group, parameters of it, their places in the optimizer, key of the cache).
-        """
-        prepared: list[StepBatch] = []
-        states: Any = self.state
+    def _step(self, parts: Iterable[GroupPart], sharded: bool = False) -> None:
+        """layer_batch -> prepare_step -> run: everything is checked before anything is written."""
+        reductions = self._reductions() if sharded else None
         scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
-        for i, params, numbers, key in parts:
-            group = self.param_groups[i]
-            self._check_live_values(i, group)
+        in_use = nullcontext() if torch.compiler.is_compiling() else self._layers.in_use(self.param_groups)
+        with in_use, reductions or nullcontext():
+            steps: list[StepBatch] = []
+            for part in parts:
+                group = self.param_groups[part.group]
+                rule = self._rule_of(group)
+                batches = self._layers.find(part, group, self.state, callable(rule), self.reduce_groups)
+                steps += prepare_step(batches, group, rule=rule, eps_outside=self.eps_outside, **scaling)
+            run(steps, self.state, reductions)
 
-            def gathered(
-                i: int = i, group: Any = group, params: Any = params, numbers: Any = numbers
-            ) -> list[LayerBatch]:
-                self._check_whole(i)
-                return gather(group, params, numbers, states, new_state, self._numel, type(self).__name__)
+    def _reductions(self) -> sharding.StepReductions:
+        with_gram = [group for group in self.param_groups if needs_gram(self._rule_of(group), group)]
+        return self._whole.reductions(self.param_groups, with_gram, self.reduce_groups)
 
-            batches = self._layers.find((i, key), gathered, group, params, numbers, states)
-            rule: Any = dict(rule=self._rule_of(group), eps_outside=self.eps_outside)
-            prepared += prepare_step(batches, group, **rule, **scaling)
-        return prepared
-
-    def _check_live_values(self, i: int, group: dict[str, Any]) -> None:
-        """Check what schedulers and users have set in a group since its last step."""
-        last, now = self._checked.get(i, ()), group.values()
-        if torch.compiler.is_compiling() or (len(last) == len(now) and all(map(is_, now, last))):
-            return
-        check_group(group)
-        self._checked[i] = list(group.values())
-
-    def _all_parts(self) -> Iterator[tuple[int, list[Tensor], Sequence[int], None]]:
-        """Each group whole; its parameters' places in the optimizer key their rounding."""
-        first = 0
-        for i, group in enumerate(self.param_groups):
-            params = group["params"]
-            yield i, params, range(first, first + len(params)), None
-            first += len(params)
-
-    def _reductions(self) -> tuple[Any, Any]:
-        """What turns sums over shards into sums over whole layers; (None, None) where nothing is sharded.
-
-        All layers at once: one message per process group, which every rank sends, gradients or not.
-        """
-        if not self._is_sharded():
-            return None, None
-        if self.reduce_groups:
-            plain = [p for p in self._all_params() if not sharding.is_dtensor(p)]
-            if any(p not in self._numel for p in plain):
-                self._numel = sharding.whole_numel(plain, self.reduce_groups)
-        totals = (
-            self._totals(4, self._needs_gram),
-            self._totals(2, lambda group: group.get("layerwise") == "post"),
-        )
-        return tuple(total if total.members else None for total in totals)  # type: ignore[return-value]
-
-    def _is_sharded(self) -> bool:
-        if not sharding.active():
+    def _is_state_init_step(self) -> bool:
+        """Whether checkpoint tools take this first step to make the state; it makes it."""
+        if torch.compiler.is_compiling():
             return False
-        return self.reduce_groups is not None or sharding.any_dtensor(self._all_params())
-
-    def _check_whole(self, i: int) -> None:
-        """Raise RuntimeError where a group that needs whole layers has pieces, as engines leave them."""
-        group = self.param_groups[i]
-        if sharding.active() and (self._needs_gram(group) or group.get("layerwise")):
-            shapes = self._shapes[i] if i < len(self._shapes) else []
-            known = {*chain.from_iterable(self._shapes)}
-            sharding.check_whole(group["params"], shapes, known, self.reduce_groups)
-
-    def _all_params(self) -> Iterator[Tensor]:
-        return chain.from_iterable(group["params"] for group in self.param_groups)
-
-    def _totals(self, width: int, wanted: Callable[[dict[str, Any]], bool]) -> sharding.Totals:
-        params = chain.from_iterable(group["params"] for group in self.param_groups if wanted(group))
-        return sharding.Totals(params, width, self.reduce_groups)
+        self._fresh = False
+        return is_state_init_step(self.param_groups, self.state, self.reduce_groups)
 
     def _rule_of(self, group: dict[str, Any]) -> Rule:
         """A constant (alpha, beta), or a function of (gg, gm, mm)."""
@@ -337,49 +243,14 @@ class Layerwise(Optimizer):
             return family.BELIEF  # what no projection leaves, without the sums
         return partial(rule, **{name: group[name] for name in self.rule_arguments})
 
-    def _needs_gram(self, group: dict[str, Any]) -> bool:
-        return callable(self._rule_of(group)) or group.get("layerwise") == "pre"
-
-    @torch.no_grad()
-    def _is_state_init_step(self) -> bool:
-        """Whether this first step has zero gradients and lr 0: checkpoint tools make the state so.
-
-        It does make the state, and must not count.
-        """
-        if torch.compiler.is_compiling():
-            return False
-        self._fresh = False
-        rates = [group["lr"] for group in self.param_groups]
-        if any((isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0 for lr in rates):
-            return False
-        with_gradient = [
-            (p, group) for group in self.param_groups for p in group["params"] if p.grad is not None
-        ]
-        counts = any(p.grad.is_sparse or bool(sharding.shard(p.grad).any()) for p, _ in with_gradient)
-        if sharding.active():
-            counts = self._totals(1, lambda group: True).any(counts)
-        if not counts:
-            for p, group in with_gradient:
-                if not self.state[p]:
-                    self.state[p] = new_state(p, group)
-        return not counts
-
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """GradScaler asks whether the step itself divides by grad_scale and heeds found_inf.
+        """GradScaler asks whether the step itself divides by grad_scale and reads found_inf.
 
         With fused=True alone, as in torch: trainers that clip gradients take it as a reason to refuse.
         """
         return all(
-            group["fused"] is True
-            and type(p) in (Tensor, torch.nn.Parameter)
-            and unscales(choose([p], **_wanted(group)))
+            group["fused"] is True and scales_gradients(p, group)
             for group in self.param_groups
             for p in group["params"]
         )
-
-
-def _wanted(group: dict[str, Any]) -> dict[str, Any]:
-    return dict(
-        use_foreach=group["foreach"], use_fused=group["fused"], differentiable=group["differentiable"]
-    )

@@ -13,7 +13,7 @@ DTensors and other tensor subclasses, complex parameters, pieces of layers of wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -29,12 +29,40 @@ from ..backends import tensors as memory
 from ..backends.contract import Backend, Layers
 from ..backends.dispatch import choose
 from .layer_checks import MOMENTS, check_layer, check_layout, waves_of
+from .state import new_state
+from .validate import check_group
 
-MOST_KEPT = 256  # where layers are stepped in ever new combinations
+MAX_LAYOUTS = 256  # where layers are stepped in ever new combinations
 CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
 _m, _v, _step = map(itemgetter, (*MOMENTS, "step"))
 
-NewState = Callable[[Tensor, dict[str, Any]], dict[str, Any]]  # of a parameter and its group
+
+class GroupPart(NamedTuple):
+    """Layers of one group that are stepped together."""
+
+    group: int  # its index
+    params: list[Tensor]
+    numbers: Sequence[int]  # their places in the optimizer, which also key stochastic rounding
+    key: Any = None  # tells parts of a group apart; None: the whole group
+
+
+def whole_groups(groups: Iterable[Mapping[str, Any]]) -> Iterator[GroupPart]:
+    """Each group whole."""
+    first = 0
+    for i, group in enumerate(groups):
+        params = group["params"]
+        yield GroupPart(i, params, range(first, first + len(params)))
+        first += len(params)
+
+
+def some_layers(layers: Iterable[tuple[int, int, Tensor]]) -> list[GroupPart]:
+    """Layers alone, given as (index of a group, place in the optimizer, parameter)."""
+    by_group: dict[int, tuple[list[Tensor], list[int]]] = {}
+    for i, number, p in layers:
+        params, numbers = by_group.setdefault(i, ([], []))
+        params.append(p)
+        numbers.append(number)
+    return [GroupPart(i, params, numbers, tuple(numbers)) for i, (params, numbers) in by_group.items()]
 
 
 @dataclass(slots=True)
@@ -70,30 +98,32 @@ class _Found(NamedTuple):
 class LayerCache:
     """The batches of an optimizer's groups, gathered anew where something that they depend on has changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: sharding.WholeLayers, who: str) -> None:
+        self._whole, self._who = whole, who
+        self._checked: dict[int, list[Any]] = {}  # each group's values as they were found right
         self._found: dict[Any, _Found] = {}
         self._used: dict[Any, _Found] = {}  # in the present step
 
     def find(
         self,
-        key: Any,
-        gather: Callable[[], list[LayerBatch]],
+        part: GroupPart,
         group: dict[str, Any],
-        params: list[Tensor],
-        numbers: Sequence[int],
         state: Any,
+        function_rule: bool,
+        reduce_groups: sharding.ReduceGroups | None = None,
     ) -> list[LayerBatch]:
-        """The batches of these parameters of the group, from `gather` where the last step's do not serve.
+        """The batches of a group's part, gathered and checked anew where the last step's do not serve.
 
-        numbers: their places in the optimizer. key: tells the groups, or parts of them, apart. Nothing of the
-        optimizer is changed.
+        state: the optimizer's; nothing of it is changed. function_rule: whether (alpha, beta) depend on sums.
         """
         if torch.compiler.is_compiling():
-            return gather()
+            return self._gather(part, group, state, function_rule, reduce_groups)
+        self._check_values(part.group, group)
+        key = part.group, part.key
         found = self._found.pop(key, None)  # and stays away if anything raises
-        if found is None or found.numbers != numbers or not _refresh(found, group, params, state):
-            batches, last = gather(), found
-            found = _found(batches, group, params, numbers, state)
+        if found is None or found.numbers != part.numbers or not _refresh(found, group, part.params, state):
+            batches, last = self._gather(part, group, state, function_rule, reduce_groups), found
+            found = _found(batches, group, part.params, part.numbers, state)
             if last is not None and found.described is None:
                 # Addresses are never given then, without which a backend takes only what it compares itself.
                 for batch, old in zip(batches, last.batches, strict=False):
@@ -102,12 +132,33 @@ class LayerCache:
         self._used[key] = found
         return found.batches
 
+    def _gather(
+        self,
+        part: GroupPart,
+        group: dict[str, Any],
+        state: Any,
+        function_rule: bool,
+        reduce_groups: sharding.ReduceGroups | None,
+    ) -> list[LayerBatch]:
+        if function_rule or group.get("layerwise"):  # which needs whole layers
+            self._whole.check(part.group, group["params"], reduce_groups)
+        return gather(group, part.params, part.numbers, state, self._whole.numel, self._who)
+
+    def _check_values(self, i: int, group: dict[str, Any]) -> None:
+        """Check what schedulers and users have set in a group since its last step."""
+        last, now = self._checked.get(i, ()), group.values()
+        if len(last) != len(now) or not all(map(is_, now, last)):
+            check_group(group)
+            self._checked[i] = list(group.values())
+
     @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self, groups: Sequence[Any]) -> Iterator[None]:
         """Around a step: what it used serves the next one, without gradients, which their owner may free.
 
-        After an error nothing does.
+        After an error nothing does, and nothing of a removed group is kept.
         """
+        if len(self._checked) > len(groups):
+            self.clear()
         self._used = {}
         try:
             yield
@@ -120,13 +171,13 @@ class LayerCache:
                 if found.described is None:
                     batch.params, batch.states, batch.layers.p = [], [], []
                     batch.layers.m, batch.layers.v, batch.steps = [], [], []
-        if len(self._found) > MOST_KEPT:
+        if len(self._found) > MAX_LAYOUTS:
             self._found.clear()
         self._found |= self._used
         self._used = {}
 
     def clear(self) -> None:
-        self._found, self._used = {}, {}
+        self._found, self._used, self._checked = {}, {}, {}
 
 
 def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: Any) -> bool:
@@ -216,7 +267,6 @@ def gather(
     params: list[Tensor],
     numbers: Sequence[int],
     state: Any,
-    new_state: NewState,
     whole_numel: dict[Tensor, int],
     who: str,
 ) -> list[LayerBatch]:

@@ -103,7 +103,7 @@ class GradientRelease:
         """
         numbers = count()
         places: dict[Any, list[Place]] = {}
-        for i, group in enumerate(self._alive().param_groups):
+        for i, group in enumerate(self.optimizer().param_groups):
             for p in group["params"]:
                 places.setdefault(p, []).append((i, next(numbers)))
         for hook in self._hooks:
@@ -163,14 +163,12 @@ class GradientRelease:
         waiting = [layer for layer in waiting if not isinstance(layer[2].grad, FreedGradient | None)]
         if not waiting:
             return
-        optimizer = self._alive()
+        optimizer = self.optimizer()
         optimizer.step_layers(waiting)
         for _, _, p in waiting:
             p.grad = FreedGradient(p)
-        # Schedulers ask this mark whether optimizer.step() has been called before theirs.
-        optimizer._opt_called = True  # type: ignore[attr-defined]
 
-    def _alive(self) -> Layerwise:
+    def optimizer(self) -> Layerwise:
         optimizer = self._optimizer()
         if optimizer is None:
             raise RuntimeError(
@@ -263,7 +261,7 @@ class _InOrder:
     def _layers(self) -> list[tuple[Tensor, int]]:
         handle = self._handle()
         assert handle is not None
-        groups = handle._alive().param_groups
+        groups = handle.optimizer().param_groups
         return [(p, i) for i, group in enumerate(groups) for p in group["params"]]
 
 
@@ -300,7 +298,7 @@ def release_gradients(
             "remove() its handle first"
         )
     if handle is None:
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        if optimizer.has_step_hooks:
             raise ValueError(
                 "the optimizer has step hooks, which are never called where layers are stepped in backward: "
                 "remove them before release_gradients"

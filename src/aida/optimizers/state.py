@@ -1,24 +1,30 @@
-"""The state of a parameter: what is made at its first step, and in which types."""
+"""The state of a parameter: what is made at its first step, in which types, and what a load completes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .step import rounds
-from .validate import state_dtype
+from .. import sharding
+from .foreign import check_source
+from .layer_checks import MOMENTS
+from .validate import check_group, state_dtype
+
+Group = dict[str, Any]
 
 
-def new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+def new_state(p: Tensor, group: Group) -> dict[str, Any]:
     """The state of a parameter that was never stepped, which steps outside of inference mode can write."""
     with nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(False):
         return _new_state(p, group)
 
 
-def _new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+def _new_state(p: Tensor, group: Group) -> dict[str, Any]:
     m_dtype, v_dtype = moment_dtypes(p, group)
     state = {"step": new_step(p, group), "exp_avg": torch.zeros_like(p, dtype=m_dtype)}
     if group.get("layerwise") == "pre":
@@ -30,17 +36,78 @@ def _new_state(p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def new_step(p: Tensor, group: dict[str, Any]) -> Tensor:
+def new_step(p: Tensor, group: Group) -> Tensor:
     device = p.device if group["capturable"] else "cpu"
     wide = torch.get_default_dtype() == torch.float64 and not group["fused"]  # as torch's
     dtype = torch.float64 if wide else torch.float32
     return torch.zeros((), dtype=dtype, device=device)
 
 
-def moment_dtypes(p: Tensor, group: dict[str, Any]) -> tuple[torch.dtype, torch.dtype]:
+def moment_dtypes(p: Tensor, group: Group) -> tuple[torch.dtype, torch.dtype]:
     """Of m and v, which differ where one real v is pooled: it costs nothing to keep in full."""
     full = torch.promote_types(p.dtype, torch.float32)
     if p.is_complex():
         return full, full.to_real() if group.get("layerwise") == "pre" else full
     kept = state_dtype(group) or full
     return kept, full if group.get("layerwise") == "pre" else kept
+
+
+def rounds(group: Group) -> bool:
+    """Whether the group's step rounds stochastically."""
+    return state_dtype(group) == torch.bfloat16 or group["stochastic_rounding"]
+
+
+@torch.no_grad()
+def is_state_init_step(
+    groups: Iterable[Group], state: Any, reduce_groups: sharding.ReduceGroups | None
+) -> bool:
+    """Whether this first step has zero gradients and lr 0: checkpoint tools make the state so.
+
+    It does make the state, and must not count.
+    """
+    rates = [group["lr"] for group in groups]
+    if any((isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0 for lr in rates):
+        return False
+    params = [(p, group) for group in groups for p in group["params"]]
+    with_gradient = [(p, group) for p, group in params if p.grad is not None]
+    counts = any(p.grad.is_sparse or bool(sharding.shard(p.grad).any()) for p, _ in with_gradient)
+    if sharding.active():
+        counts = sharding.LayerReduction((p for p, _ in params), 1, reduce_groups).any(counts)
+    if not counts:
+        for p, group in with_gradient:
+            if not state[p]:
+                state[p] = new_state(p, group)
+    return not counts
+
+
+def complete_groups(who: str, defaults: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Check a loaded or copied state and give its groups the newer arguments that an older one lacks.
+
+    Raises ValueError for another optimizer's state and for values that no group may have.
+    """
+    groups = state["param_groups"]
+    for group in groups:
+        check_group(group)
+    check_source(who, defaults, groups, state["state"])
+    for group in groups:
+        for key, default in defaults.items():
+            group.setdefault(key, default)
+
+
+def renew_counters(groups: Iterable[Group], state: Any) -> None:
+    """Give loaded layers their own counters: older states have plain numbers, and torch shares tensors."""
+    for group in groups:
+        for p in group["params"]:
+            if p in state and "step" in (of_p := state[p]):
+                of_p["step"] = new_step(p, group).fill_(float(of_p["step"]))
+
+
+def restore_types(groups: Iterable[Group], state: Any, loaded: Mapping[str, Any]) -> None:
+    """Take moments as the state dict `loaded` has them, which torch casts to the parameter's type."""
+    keys = chain.from_iterable(group["params"] for group in loaded["param_groups"])
+    params = ((p, group) for group in groups for p in group["params"])
+    for key, (p, group) in zip(keys, params, strict=True):
+        dtypes = {**dict(zip(MOMENTS, moment_dtypes(p, group), strict=True)), "rounding_step": torch.int64}
+        for name, dtype in dtypes.items():
+            if name in (saved := loaded["state"].get(key, {})):
+                state[p][name] = saved[name].detach().to(p.device, dtype, copy=True)

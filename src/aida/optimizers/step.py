@@ -6,7 +6,7 @@ refused has not begun.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,12 +20,13 @@ from torch import Tensor
 from .. import family
 from ..backends import rounding
 from ..backends.contract import Backend, Coefficients, Column, Scalars
+from ..backends.dispatch import choose
 from ..backends.upload import upload
+from ..sharding import StepReductions
 from .layer_batch import LayerBatch, store_new_states
-from .validate import state_dtype
+from .state import rounds
 
 Rule = Coefficients | Callable[..., Coefficients]  # a constant (alpha, beta), or a function of (gg, gm, mm)
-Whole = Callable[[list[tuple[list[Tensor], Any]]], None]  # of parameters and their rows of sums, in place
 
 
 @dataclass(slots=True)
@@ -36,14 +37,11 @@ class StepBatch:
     scalars: Scalars
     rule: Rule
     ticks: list[Tensor]  # counters of whole numbers, where the step rounds by them
+    needs_gram: bool
 
     @property
     def params(self) -> list[Tensor]:
         return self.batch.params
-
-    @property
-    def needs_gram(self) -> bool:
-        return callable(self.rule) or self.scalars.layerwise == "pre"
 
     def gram(self) -> Any:
         return self.batch.backend.gram(self.batch.layers, self.scalars) if self.needs_gram else None
@@ -54,6 +52,11 @@ class StepBatch:
     def apply(self, coefficients: Coefficients, total: Any) -> None:
         self.batch.backend.apply(self.batch.layers, coefficients, total, self.scalars)
         _advance(self)
+
+
+def needs_gram(rule: Rule, group: Mapping[str, Any]) -> bool:
+    """Whether a step of the group takes sums of its layers' gradients and momenta."""
+    return callable(rule) or group.get("layerwise") == "pre"
 
 
 def prepare_step(
@@ -89,41 +92,35 @@ def prepare_step(
             s.grad_scale, s.found_inf = grad_scale, found_inf
         elif grad_scale is not None:
             s.sign /= float(grad_scale)
-        prepared.append(StepBatch(batch, s, rule, ticks))
+        prepared.append(StepBatch(batch, s, rule, ticks, needs_gram(rule, group)))
     return prepared
 
 
-def run(
-    steps: Iterable[StepBatch],
-    state: Any,
-    whole_gram: Whole | None = None,
-    whole_stepsizes: Whole | None = None,
-) -> None:
+def run(steps: Iterable[StepBatch], state: Any, reductions: StepReductions | None = None) -> None:
     """Step the batches, wave by wave; all sums of a wave are taken before anything of it is written.
 
-    state: the optimizer's, which takes up new layers' states. Where layers are sharded, the two functions
-    turn sums over shards into sums over whole layers.
+    state: the optimizer's, which takes up new layers' states. reductions: turn sums over shards into sums
+    over whole layers.
     """
     waves = sorted(steps, key=lambda step: step.batch.wave)
     for _, wave in groupby(waves, key=lambda step: step.batch.wave):
-        _run_wave(list(wave), state, whole_gram, whole_stepsizes)
+        _run_wave(list(wave), state, reductions)
     if not waves:  # every rank sends its messages
-        _run_wave([], state, whole_gram, whole_stepsizes)
+        _run_wave([], state, reductions)
 
 
-def _run_wave(
-    steps: list[StepBatch], state: Any, whole_gram: Whole | None, whole_stepsizes: Whole | None
-) -> None:
+def _run_wave(steps: list[StepBatch], state: Any, reductions: StepReductions | None) -> None:
     grams = [step.gram() for step in steps]
-    if whole_gram:
-        whole_gram([(step.params, gram) for step, gram in zip(steps, grams, strict=True) if gram is not None])
+    if reductions:
+        rows = zip(steps, grams, strict=True)
+        reductions.gram([(step.params, gram) for step, gram in rows if gram is not None])
     rules = [_rule(step, gram) for step, gram in zip(steps, grams, strict=True)]
     post = [i for i, step in enumerate(steps) if step.scalars.layerwise == "post"]
     for i in post:
         coefficients, _ = rules[i]
         rules[i] = coefficients, steps[i].stepsize_sum(coefficients)
-    if whole_stepsizes:
-        whole_stepsizes([(steps[i].params, rules[i][1]) for i in post])
+    if reductions:
+        reductions.stepsizes([(steps[i].params, rules[i][1]) for i in post])
     store_new_states((step.batch for step in steps), state)
     # Sums may be infinite; torch.compile cannot trace errstate.
     with nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore"):
@@ -225,6 +222,13 @@ def unscales(backend: Backend) -> bool:
     return getattr(backend, "UNSCALES", False)
 
 
+def scales_gradients(p: Tensor, group: Mapping[str, Any]) -> bool:
+    """Whether the step of a parameter divides by grad_scale itself."""
+    choices = {f"use_{name}": group[name] for name in ("foreach", "fused")}
+    plain = type(p) in (Tensor, torch.nn.Parameter)
+    return plain and unscales(choose([p], **choices, differentiable=group["differentiable"]))
+
+
 def check_unscales(backend: Backend) -> None:
     if not unscales(backend):
         raise RuntimeError(
@@ -282,11 +286,6 @@ def _columns(
     else:
         columns = map(list, zip(*(known[t] for t in counts), strict=True))
     return dict(zip(names, columns, strict=True))
-
-
-def rounds(group: dict[str, Any]) -> bool:
-    """Whether the group's step rounds at random."""
-    return state_dtype(group) == torch.bfloat16 or group["stochastic_rounding"]
 
 
 def _ticks(batch: LayerBatch, counts: list[float] | Tensor) -> list[Tensor]:
