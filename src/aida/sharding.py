@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -92,7 +93,8 @@ class LayerReduction:
     """Turns sums over local shards into sums over whole layers, in place: one message per process group.
 
     The table has a row for every parameter, with a gradient here or not, so that all ranks send messages of
-    one size; rows without a gradient are zero. Order and size depend on the parameters alone.
+    one size; rows without a gradient are zero. Order and size depend on the parameters alone, of which each
+    stands once.
     maximum: largest values in place of sums, and -inf in place of zero.
     """
 
@@ -164,38 +166,64 @@ class LayerReduction:
         return flag
 
 
-def whole_numel(pieces: Sequence[Tensor], reduce_groups: ReduceGroups) -> dict[Tensor, int]:
-    """Elements of the whole layers of plain parameters, of which each rank knows its piece alone."""
+def whole_numel(params: Sequence[Tensor], reduce_groups: ReduceGroups) -> dict[Tensor, int]:
+    """Elements of the whole layers of which plain parameters are pieces; 0 for what is no piece."""
+    pieces = [p for p in dict.fromkeys(params) if process_groups(p, reduce_groups)]
     counts = torch.tensor([p.numel() for p in pieces], dtype=torch.float64, device="cpu")
     if pieces:
         LayerReduction(pieces, 1, reduce_groups)([(pieces, counts)])
-    return dict(zip(pieces, map(int, counts.tolist()), strict=True))
+    return dict.fromkeys(params, 0) | dict(zip(pieces, map(int, counts.tolist()), strict=True))
 
 
 class StepReductions:
-    """The messages of one step: sums of gram, then of stepsizes. As a context it tells others of a refusal."""
+    """The messages of one step, in the one order in which every rank sends them.
 
-    def __init__(self, gram: LayerReduction, stepsizes: LayerReduction) -> None:
-        self._gram, self._stepsizes = gram, stepsizes
-        self.begun = False
+    A parameter that stands several times is stepped as often, in waves that are counted down to 0. Which
+    waves have messages, and to whom, depends on the optimizer's parameters alone, so that ranks agree
+    whichever gradients they have. As a context: after an error, the next message tells of the refusal.
+    """
 
-    def gram(self, sums: Sums) -> None:
-        """Make rows of gram those of whole layers, in place."""
-        self.begun = True
-        if self._gram.members:
-            self._gram(sums)
+    def __init__(self, with_gram: Sequence[Tensor], post: Sequence[Tensor], groups: ReduceGroups | None):
+        self._left = [
+            (wave, kind, reduction)
+            for kind, width, params in (("gram", 4, with_gram), ("stepsizes", 2, post))
+            for wave, of_wave in enumerate(_waves(params))
+            if (reduction := LayerReduction(of_wave, width, groups)).members
+        ]
+        self._left.sort(key=lambda message: (-message[0], message[1]))
+        self.first_wave = self._left[0][0] if self._left else 0
 
-    def stepsizes(self, sums: Sums) -> None:
-        """Make rows of stepsize_sum those of whole layers, in place."""
-        if self._stepsizes.members:
-            self._stepsizes(sums)
+    def gram(self, wave: int, sums: Sums) -> None:
+        """Make the wave's rows of gram those of whole layers, in place."""
+        self._send(wave, "gram", sums)
+
+    def stepsizes(self, wave: int, sums: Sums) -> None:
+        """Make the wave's rows of stepsize_sum those of whole layers, in place."""
+        self._send(wave, "stepsizes", sums)
+
+    def _send(self, wave: int, kind: str, sums: Sums) -> None:
+        if self._left and self._left[0][:2] == (wave, kind):
+            (_, _, reduction), *left = self._left
+            self._left = []  # an error of a message itself, such as another rank's refusal, is not passed on
+            reduction(sums)
+            self._left = left
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        if kind is not None and issubclass(kind, Exception) and not self.begun:
-            (self._gram if self._gram.members else self._stepsizes).refuse()
+        if kind is not None and issubclass(kind, Exception) and self._left:
+            self._left[0][2].refuse()
+
+
+def _waves(params: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The parameters that stand more than once, twice, ... in their order."""
+    waves: list[list[Tensor]] = []
+    for p, times in Counter(params).items():
+        waves += [[] for _ in range(times - len(waves))]
+        for wave in waves[:times]:
+            wave.append(p)
+    return waves
 
 
 class WholeLayers:
@@ -203,7 +231,7 @@ class WholeLayers:
 
     def __init__(self, shapes: Iterable[Any] = ()) -> None:
         self.shapes: list[Any] = [*shapes]  # of each group's layers, as they were when it was added
-        self.numel: dict[Tensor, int] = {}  # of layers of which only reduce_groups knows
+        self.numel: dict[Tensor, int] = {}  # of layers of which only reduce_groups knows; 0: p is whole
 
     def add_group(self, params: Sequence[Tensor]) -> None:
         self.shapes.append(shapes(params))
@@ -231,10 +259,7 @@ class WholeLayers:
             if any(p not in self.numel for p in plain):
                 self.numel = whole_numel(plain, reduce_groups)
         post = [group for group in groups if group.get("layerwise") == "post"]
-        return StepReductions(
-            LayerReduction(_params(with_gram), 4, reduce_groups),
-            LayerReduction(_params(post), 2, reduce_groups),
-        )
+        return StepReductions(_params(with_gram), _params(post), reduce_groups)
 
 
 def _params(groups: Iterable[Mapping[str, Any]]) -> list[Tensor]:

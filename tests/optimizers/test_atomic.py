@@ -224,6 +224,42 @@ def test_one_parameter_twice_is_stepped_twice(cls, backend):
     assert_bitwise(snapshot(twice)[:4], snapshot(once))
 
 
+class FailsLater(aida.Aida):
+    """A rule that raises when it is asked for the `calls`-th time."""
+
+    calls = 0
+
+    @classmethod
+    def rule(cls, gg, gm, mm):
+        cls.calls -= 1
+        return 1 / cls.calls, 0 * gg + 1
+
+
+@every_backend
+@pytest.mark.parametrize("options", [{}, {"layerwise": "post"}, {"state_dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize("steps", [0, 2], ids=["first step", "later step"])
+def test_a_rule_that_fails_in_a_later_wave_leaves_the_earlier_ones_unstepped(backend, options, steps):
+    backend.load()
+    base = aida.LAida if "layerwise" in options else aida.Aida
+    cls = type("FailsLater", (base,), {"calls": 0, "rule": vars(FailsLater)["rule"]})
+    p, q = parameters([(4, 3), (5,)])
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        optimizer = cls([p, q, p, p], weight_decay=0.1, **options, **backend.arguments)
+    for t in range(steps):
+        set_gradients([p, q], t)
+        cls.calls = 100
+        optimizer.step()
+    set_gradients([p, q], steps)
+    cls.calls = 3  # the last of three waves
+    before = everything(optimizer)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+    assert everything(optimizer) == before
+    cls.calls = 100
+    optimizer.step()
+    assert float(optimizer.state[p]["step"]) == 3 * (steps + 1)
+
+
 @every_backend
 @every_member
 def test_layers_that_share_their_moments_step_one_after_the_other(cls, backend):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
 
 import aida
 from helpers.members import snapshot
@@ -54,6 +58,58 @@ def a_step_that_one_rank_refuses_is_taken_by_none():
         state["exp_avg"] = kept
         train(model, optimizer, steps=range(2, 4))
         assert worst(model.parameters(), expected) <= LIMIT
+
+
+@on_ranks(2)
+def a_piece_that_stands_twice_and_has_a_gradient_on_one_rank_alone():
+    """Every rank sends as many messages: a wave more on one would wait for the other's, for ever."""
+    mesh = init_device_mesh("cpu", (2,))
+    for cls, options in ((aida.Aida, {}), (aida.LAida, {"layerwise": "post"})):
+        values, gradient = torch.linspace(-1, 1, 12).view(4, 3), torch.linspace(1, 2, 12).view(4, 3)
+        gradient[2:] = 0
+        plain = nn.Parameter(values.clone())
+        piece = nn.Parameter(distribute_tensor(values, mesh, (Shard(0),)))
+        views = [nn.Parameter(x) for x in torch.ones(2, 3)[[0, 0]].unbind()]
+        if dist.get_rank() == 0:  # which share memory on this rank alone
+            views[1].data = views[0].data
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ours, one = (cls([p, *views, p], lr=1e-3, **options) for p in (piece, plain))
+        for _ in range(3):
+            plain.grad = gradient
+            for view in views:
+                view.grad = torch.ones_like(view)
+            if dist.get_rank() == 0:
+                piece.grad = DTensor.from_local(gradient[:2].clone(), mesh, (Shard(0),), run_check=False)
+            with CommDebugMode() as counter:
+                ours.step()
+            assert equal_on_ranks([torch.tensor(float(counter.get_total_counts()))])
+            assert counter.get_total_counts() == (4 if options else 2)
+            one.step()
+        mine_ = slice(0, 2) if dist.get_rank() == 0 else slice(2, 4)
+        expected = plain.detach()[mine_] if dist.get_rank() == 0 else values[mine_]
+        assert (piece.to_local() - expected).abs().max() <= LIMIT
+
+
+@on_ranks(2)
+def a_rule_that_fails_on_every_rank_leaves_no_message_behind():
+    model = net()
+    fully_shard(model)
+    calls = [0]
+
+    def rule(gg, gm, mm):
+        calls[0] += 1
+        return (1 / (calls[0] - 3), 0 * gg + 1)
+
+    cls = type("Own", (aida.LAida,), {"rule": staticmethod(rule)})
+    optimizer = cls(model.parameters(), lr=1e-3, layerwise="post")
+    train(model, optimizer, steps=range(2))
+    before = local_snapshot(optimizer)
+    with pytest.raises(ZeroDivisionError):
+        train(model, optimizer, steps=range(2, 3))
+    assert all(map(torch.equal, local_snapshot(optimizer), before))
+    train(model, optimizer, steps=range(3, 5))
+    assert {float(s["step"]) for s in optimizer.state.values()} == {4.0}
 
 
 @on_ranks(2)

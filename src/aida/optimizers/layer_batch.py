@@ -28,7 +28,7 @@ from .. import sharding
 from ..backends import tensors as memory
 from ..backends.contract import Backend, Layers
 from ..backends.dispatch import choose
-from .layer_checks import MOMENTS, check_layer, check_layout, waves_of
+from .layer_checks import MOMENTS, Worked, check_layer, check_layout, waves_of
 from .state import new_state
 from .validate import check_group
 
@@ -70,7 +70,7 @@ class LayerBatch:
     """Layers of one group, device and type that are stepped together, with their states and step counters."""
 
     backend: Backend
-    wave: int  # layers that share memory are stepped one after the other, in the order of waves
+    wave: int  # layers that share memory are stepped one after the other: waves are counted down to 0
     params: list[Tensor] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     steps: list[Tensor] = field(default_factory=list)
@@ -292,12 +292,17 @@ def gather(
         if not traced:
             check_layer(i, p, g, of_p, group, who)
         tensors = sharding.local(p, g, *(of_p[name] for name in MOMENTS))
-        numel = (whole_numel.get(p) if whole_numel else None) or p.numel()
+        numel = whole_numel.get(p) or p.numel()
         if p.is_complex():
             tensors, numel = tuple(map(_real, tensors)), 2 * numel
         entries.append((number, place, p, of_p, tensors, numel or 1))  # an empty layer's sums are 0
         place += 1
-    waves, earlier = waves_of([(p, tensors) for _, _, p, _, tensors, _ in entries])
+    waves, earlier = waves_of(
+        [
+            Worked(p, tensors, sharding.is_dtensor(p) or bool(whole_numel.get(p)))
+            for _, _, p, _, tensors, _ in entries
+        ]
+    )
     choices = {f"use_{name}": group[name] for name in ("foreach", "fused")}
     for (number, place, p, of_p, tensors, numel), wave, before in zip(entries, waves, earlier, strict=True):
         key = tensors[0].device, p.dtype, wave
@@ -317,7 +322,7 @@ def gather(
         layers.numel.append(numel)
     for batch in found.values():
         batch.backend = choose(batch.layers.p, **choices, differentiable=group["differentiable"])
-    return sorted(found.values(), key=lambda batch: batch.wave)
+    return list(found.values())
 
 
 def store_new_states(batches: Iterable[LayerBatch], state: Any) -> None:

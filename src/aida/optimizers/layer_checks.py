@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import sharding
 from ..backends import tensors as memory
 
 MOMENTS = ("exp_avg", "exp_avg_var")
@@ -127,28 +127,42 @@ def _check_apart(i: int, p: Tensor, m: Tensor, v: Tensor) -> None:
         )
 
 
-def waves_of(layers: list[tuple[Tensor, tuple[Tensor, ...]]]) -> tuple[list[int], list[int]]:
-    """Of each layer its wave, after those of all earlier layers that share its memory; and how often it came.
+class Worked(NamedTuple):
+    """A layer of the step: the optimizer's parameter, and the tensors p, g, m, v that are worked on."""
 
-    layers: the optimizer's parameter, and the tensors p, g, m, v that are worked on. One parameter may stand
-    twice in a group, which torch warns of, and parameters may be views of one memory: each is stepped by
-    itself, in order, as torch's loop does.
+    param: Tensor
+    tensors: tuple[Tensor, ...]
+    is_piece: bool  # of a layer that ranks share
+
+
+def waves_of(layers: list[Worked]) -> tuple[list[int], list[int]]:
+    """Of each layer its wave, and how often its parameter came earlier. Waves are counted down to 0.
+
+    One parameter may stand twice in a group, which torch warns of, and parameters may be views of one memory:
+    each is stepped by itself, in order, as torch's loop does. Nearly all layers are in wave 0, the last one.
+    A piece's wave counts its parameter alone, for which every rank finds the same, whatever its memory.
     """
-    seen: dict[Tensor, int] = {}
-    earlier = []
-    for p, _ in layers:
-        earlier.append(seen.get(p, 0))
-        seen[p] = earlier[-1] + 1
-    if torch.compiler.is_compiling() or any(sharding.is_dtensor(p) for p, _ in layers):
-        return earlier, earlier  # on every rank the same, whatever the memory of its shards
-    spans = [[_span(x) for x in (p, m, v)] for _, (p, _, m, v) in layers]
+    times = Counter(layer.param for layer in layers)
+    seen: Counter[Tensor] = Counter()
+    earlier, later = [], []
+    for p, *_ in layers:
+        earlier.append(seen[p])
+        seen[p] += 1
+        later.append(times[p] - seen[p])
+    if torch.compiler.is_compiling():
+        return later, earlier
+    spans = [[] if is_piece else [_span(x) for x in (p, m, v)] for _, (p, _, m, v), is_piece in layers]
     if not _overlap_anywhere(spans):
-        return [0] * len(layers), earlier
-    waves: list[int] = []
-    for i, mine in enumerate(spans):
-        before = [waves[j] for j in range(i) if any(_overlap(a, b) for a in mine for b in spans[j])]
-        waves.append(max(before, default=-1) + 1)
+        return later, earlier
+    waves = later
+    for i in reversed(range(len(layers))):
+        after = [waves[j] for j in range(i + 1, len(layers)) if _meet(spans[i], spans[j])]
+        waves[i] = max([waves[i], *(wave + 1 for wave in after)])
     return waves, earlier
+
+
+def _meet(one: list[Span], other: list[Span]) -> bool:
+    return any(_overlap(a, b) for a in one for b in other)
 
 
 Span = tuple[str, int, int] | None  # device, first byte, byte after the last of a plain tensor's memory

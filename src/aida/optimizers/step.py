@@ -6,10 +6,10 @@ refused has not begun.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 from math import inf
 from typing import Any
 
@@ -96,31 +96,56 @@ def prepare_step(
     return prepared
 
 
-def run(steps: Iterable[StepBatch], state: Any, reductions: StepReductions | None = None) -> None:
+def run(steps: Sequence[StepBatch], state: Any, reductions: StepReductions | None = None) -> None:
     """Step the batches, wave by wave; all sums of a wave are taken before anything of it is written.
 
     state: the optimizer's, which takes up new layers' states. reductions: turn sums over shards into sums
     over whole layers.
     """
-    waves = sorted(steps, key=lambda step: step.batch.wave)
-    for _, wave in groupby(waves, key=lambda step: step.batch.wave):
-        _run_wave(list(wave), state, reductions)
-    if not waves:  # every rank sends its messages
-        _run_wave([], state, reductions)
+    early = [step for step in steps if step.batch.wave > 0]
+    first = max([0, reductions.first_wave if reductions else 0, *(step.batch.wave for step in early)])
+    with _undone_on_error(early, state) if early else nullcontext():
+        for wave in range(first, -1, -1):
+            _run_wave(wave, [step for step in steps if step.batch.wave == wave], state, reductions)
 
 
-def _run_wave(steps: list[StepBatch], state: Any, reductions: StepReductions | None) -> None:
+@contextmanager
+def _undone_on_error(steps: Sequence[StepBatch], state: Any) -> Iterator[None]:
+    """Take back what these batches have written if a later wave raises: they are copied, and are few."""
+    batches = [step.batch for step in steps]
+    written = [x for b in batches for x in chain(b.layers.p, b.layers.m, b.layers.v, b.steps)]
+    written += [tick for step in steps for tick in step.ticks]
+    copies = [x.detach().clone() for x in written]
+    layers = [(p, of_p) for b in batches for p, of_p in zip(b.params, b.states, strict=True)]
+    entries = [(p, state.get(p), of_p, {**of_p}) for p, of_p in layers]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for x, copy in zip(written, copies, strict=True):
+                x.copy_(copy)
+        for p, entry, of_p, content in entries:
+            of_p.clear()
+            of_p.update(content)
+            if entry is None:
+                state.pop(p, None)
+            else:
+                state[p] = entry
+        raise
+
+
+def _run_wave(wave: int, steps: Sequence[StepBatch], state: Any, reductions: StepReductions | None) -> None:
     grams = [step.gram() for step in steps]
     if reductions:
         rows = zip(steps, grams, strict=True)
-        reductions.gram([(step.params, gram) for step, gram in rows if gram is not None])
+        reductions.gram(wave, [(step.params, gram) for step, gram in rows if gram is not None])
     rules = [_rule(step, gram) for step, gram in zip(steps, grams, strict=True)]
     post = [i for i, step in enumerate(steps) if step.scalars.layerwise == "post"]
     for i in post:
         coefficients, _ = rules[i]
         rules[i] = coefficients, steps[i].stepsize_sum(coefficients)
     if reductions:
-        reductions.stepsizes([(steps[i].params, rules[i][1]) for i in post])
+        reductions.stepsizes(wave, [(steps[i].params, rules[i][1]) for i in post])
     store_new_states((step.batch for step in steps), state)
     # Sums may be infinite; torch.compile cannot trace errstate.
     with nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore"):
