@@ -83,6 +83,52 @@ def test_a_forked_child_steps_and_ends(cls, backend):
     assert (run.returncode, run.stdout) == (0, "went on\n"), run.stderr
 
 
+LOCKED_IN_CHILD = """
+import os, threading, time
+from aida.optimizers.process_lock import ProcessLock
+lock, held, ended = ProcessLock(), threading.Event(), threading.Event()
+def hold():
+    with lock:
+        held.set()
+        ended.wait()
+holder = threading.Thread(target=hold)
+holder.start()
+held.wait()
+if not (pid := os.fork()):
+    make = threading.RLock
+    def slowly():
+        time.sleep(0.3)
+        return make()
+    threading.RLock = slowly
+    inside, most = [], []
+    start = threading.Barrier(4)
+    def enter():
+        start.wait()
+        with lock:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.pop()
+    threads = [threading.Thread(target=enter, daemon=True) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join(30)
+    os._exit(0 if most == [1] * 4 else 1)
+ended.set()
+assert os.waitpid(pid, 0)[1] == 0
+with lock: pass
+print("went on")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_threads_of_a_forked_child_share_one_new_lock():
+    """Whoever makes it: a lock that is made when it is first asked for is made by several threads at once."""
+    run = subprocess.run(
+        [sys.executable, "-c", LOCKED_IN_CHILD], capture_output=True, text=True, timeout=HANGS
+    )
+    assert (run.returncode, run.stdout) == (0, "went on\n"), run.stderr
+
+
 @every_backend
 @pytest.mark.parametrize("cls", MEMBERS)
 def test_two_threads_step_one_after_the_other(cls, backend):

@@ -93,11 +93,68 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("saved", "loaded"), DIFFERENT, ids=lambda x: x[0].__name__)
 def test_another_members_state_is_refused(saved, loaded):
-    """Where v has another form, or the rule other arguments; this once stepped on without a word."""
+    """Where v has another form, or the rule other arguments; states once did not say who saved them."""
     train(source := saved[0](parameters(), **saved[1]), range(2))
+    state = source.state_dict()
+    for group in state["param_groups"]:
+        del group["saved_by"]
     for optimizer in (loaded[0](parameters(), **loaded[1]), loaded[0](parameters(), **loaded[1])):
-        refused(optimizer, source.state_dict(), "saved by (an optimizer with|a member)")
+        refused(optimizer, state, "saved by (an optimizer with|a member)")
         train(optimizer, range(2))
+
+
+@pytest.mark.parametrize(("saved", "loaded"), itertools.permutations(OWN, 2), ids=lambda cls: cls.__name__)
+def test_every_other_members_state_is_refused_by_its_name(saved, loaded):
+    """AdamPlus's and AdaBelief's have the same form."""
+    train(source := saved(parameters(), **OWN[saved][0]), range(2))
+    optimizer = loaded(parameters(), **OWN[loaded][0])
+    refused(optimizer, source.state_dict(), f"saved by {saved.__name__}, not by {loaded.__name__}")
+    refused(loaded(parameters()), saved(parameters()).state_dict(), f"saved by {saved.__name__}, not by")
+
+
+class Plain(aida.AdaBelief):
+    """Without a rule of its own."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr=lr)
+
+
+class Ruled(aida.AdaBelief):
+    rule = (0.5, 1.0)
+
+
+def test_a_subclass_is_its_member_unless_it_has_a_rule_of_its_own():
+    for saved, loaded in itertools.permutations((Plain, aida.AdaBelief), 2):
+        train(source := saved(parameters()), range(2))
+        params = [torch.nn.Parameter(p.detach().clone()) for p in source.param_groups[0]["params"]]
+        (optimizer := loaded(params)).load_state_dict(source.state_dict())
+        for o in (source, optimizer):
+            train(o, range(2, 4))
+        assert_bitwise(snapshot(optimizer), snapshot(source))
+    for saved, loaded in itertools.permutations((Ruled, aida.AdaBelief), 2):
+        train(source := saved(parameters()), range(2))
+        refused(
+            loaded(parameters()), source.state_dict(), f"saved by {saved.__name__}, not by {loaded.__name__}"
+        )
+
+
+def test_the_members_name_is_in_what_is_saved_alone():
+    train(source := aida.AdaBelief(parameters()), range(2))
+    (loaded := aida.AdaBelief(parameters())).load_state_dict(source.state_dict())
+    for optimizer in (source, loaded, copy.deepcopy(source)):
+        assert "saved_by" not in optimizer.param_groups[0]
+        assert optimizer.state_dict()["param_groups"][0]["saved_by"] == "AdaBelief"
+
+
+@pytest.mark.parametrize("options", [{}, {"full_state_dict": True}, {"cpu_offload": True}], ids=str)
+def test_another_members_state_is_refused_through_distributed_checkpoints(options):
+    one, other = model(), model()
+    train(source := aida.AdamPlus(one.parameters()), range(2))
+    state = get_optimizer_state_dict(one, source, options=StateDictOptions(**options))
+    with pytest.raises(ValueError, match="saved by AdamPlus, not by AdaBelief"):
+        set_optimizer_state_dict(
+            other, aida.AdaBelief(other.parameters()), state, options=StateDictOptions(**options)
+        )
 
 
 @pytest.mark.parametrize("cls", [aida.LAdam, aida.LAdaBelief, aida.LAida])

@@ -243,6 +243,43 @@ def test_groups_may_be_sorted_removed_and_given_other_parameters():
         assert torch.equal(ours, theirs)
 
 
+def test_parameters_that_are_all_replaced_are_trained_from_the_next_zero_grad_on():
+    def replaced(optimizer):
+        new = [nn.Parameter(p.detach().clone()) for p in optimizer.param_groups[0]["params"]]
+        optimizer.param_groups[0]["params"] = new
+        return new
+
+    optimizer = aida.Aida(members.parameters([(3,), (2, 2)]), lr=0.1)
+    aida.release_gradients(optimizer, nn.ParameterList(optimizer.param_groups[0]["params"]))
+    optimizer.zero_grad()
+    params = replaced(optimizer)
+    before = [p.detach().clone() for p in params]
+    sum(p.sum() for p in params).backward()  # no watched parameter is there to tell of it
+    members.assert_bitwise([p.detach() for p in params], before)
+    with pytest.warns(UserWarning, match=r"stepped nothing, and left gradients in 2 of.*before zero_grad"):
+        optimizer.zero_grad()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            sum(p.sum() for p in params).backward()
+            assert not any(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+            params = replaced(optimizer)
+            optimizer.zero_grad()
+
+
+def test_a_backward_that_failed_is_not_told_of_twice(released):
+    net, optimizer = released
+    hook = net[2].weight.register_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        backward(net, 0)
+    hook.remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.zero_grad()
+        backward(net, 0)
+        optimizer.zero_grad()
+
+
 def test_step_hooks_are_refused():
     net = model()
     optimizer = aida.Aida(net.parameters())

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from .. import family, sharding
 from .define import plain_rule, whole_signature
-from .foreign import MEMBERS_OWN
+from .foreign import MEMBERS_OWN, SAVED_BY, member_name
 from .layer_batch import GroupPart, LayerCache, some_layers, whole_groups
 from .names import check_arguments, warn_of_keys
 from .process_lock import ProcessLock
@@ -146,7 +146,7 @@ class Layerwise(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Raises ValueError for another optimizer's state and for values that no group may have."""
-        complete_groups(type(self).__name__, state.get("defaults") or self.defaults, state)
+        complete_groups(type(self), state.get("defaults") or self.defaults, state)
         shapes = state.pop("_shapes", None)
         super().__setstate__(state)
         # A load leaves it to release_gradients' handle who steps; a copy has no handle.
@@ -158,6 +158,17 @@ class Layerwise(Optimizer):
         self._layers, self._lock = LayerCache(self._whole, type(self).__name__), ProcessLock()
         self._fresh = not self.state
         renew_counters(self.param_groups, self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; each group says in `saved_by` which member saved it, so that no other loads it.
+
+        A subclass without a rule of its own saves and loads as the member that it extends. States of versions
+        that did not write the key load too, and so does one from which it is removed (a renamed class).
+        """
+        saved = super().state_dict()
+        for group in saved["param_groups"]:
+            group[SAVED_BY] = member_name(type(self))
+        return saved
 
     @torch.inference_mode(False)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -193,9 +204,15 @@ class Layerwise(Optimizer):
             if sharded and torch.compiler.is_compiling():  # messages are sent outside of what is compiled
                 step = torch.compiler.disable(step)
             step(whole_groups(self.param_groups), sharded)
-            if sharding.active() and not self.state:
+            if not self.state and sharding.active():
                 sharding.warn_without_gradients(group["params"] for group in self.param_groups)
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's; where release_gradients steps, it begins to step parameters that groups have now."""
+        if self.released_by is not None:
+            self.released_by.begin()
+        super().zero_grad(set_to_none)
 
     def step_layers(self, layers: Iterable[tuple[int, int, Tensor]]) -> None:
         """Step these layers alone, as step() would: (index of a group, place in the optimizer, parameter)."""

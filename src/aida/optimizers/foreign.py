@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 NAMES = ("step", "exp_avg", "exp_avg_var")  # of a parameter's state
 MEMBERS_OWN = ("K", "xi", "layerwise")  # arguments that tell members of the family apart
+SAVED_BY = "saved_by"  # a saved group's key for the member's name; live groups do not have it
 
 # Keys of groups that tell who saved a state, where decoupled_weight_decay, which is ours and torch's, is not.
 MARKS = {
@@ -30,15 +32,24 @@ STATES = {
 }
 
 
-def check_source(
-    who: str, defaults: Mapping[str, Any], groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, Any]
-) -> None:
-    """Raise ValueError where saved groups and their parameters' states are not those of `who`.
+def member_name(cls: type) -> str:
+    """The member that a class is, or extends without a rule of its own: either may load the other's state."""
+    rules = {base: inspect.getattr_static(base, "rule", None) for base in cls.__mro__}
+    return next(base.__name__ for base in reversed(cls.__mro__) if rules[base] == rules[cls])
 
-    defaults: the arguments of `who`, of which older groups of its own may lack any.
+
+def check_source(
+    cls: type, defaults: Mapping[str, Any], groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, Any]
+) -> None:
+    """Raise ValueError where saved groups and their parameters' states are not those of this class.
+
+    defaults: its arguments, of which older groups of its own may lack any.
     """
+    who, member = cls.__name__, member_name(cls)
     ours = {*MEMBERS_OWN} & {*defaults}
     for group in groups:
+        if (source := group.get(SAVED_BY, member)) != member:
+            raise _refusal(who, source, "its moments are those of another rule")
         is_recent = "decoupled_weight_decay" in group
         if not is_recent and (mark := next((key for key in MARKS if key in group), None)):
             why = "its v has eps inside and its weight decay other names"

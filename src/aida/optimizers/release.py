@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterable
 from itertools import count
@@ -92,6 +93,7 @@ class GradientRelease:
         self._waiting_bytes = 0
         self._lock = ProcessLock()
         self._task: int | None = None  # the backward whose end is waited for
+        self._reached = False  # whether a backward has come to any watched parameter since zero_grad()
         self._hooks: list[_Hook] = []
         self._order = _InOrder(self, process_group) if process_group is not None else None
         self.watch()
@@ -113,7 +115,25 @@ class GradientRelease:
         self._hooks = [hook for hook in self._hooks if hook.places]
         self._hooks += [_Hook(self, p, of_p) for p, of_p in places.items()]
 
+    def begin(self) -> None:
+        """Before each backward, as zero_grad() says: watch what the groups have now.
+
+        Warns of a backward that has trained nothing, which no watched parameter could tell.
+        """
+        self.watch()
+        reached, self._reached = self._reached, False
+        grads = [p.grad for group in self.optimizer().param_groups for p in group["params"]]
+        kept = [grad for grad in grads if not isinstance(grad, FreedGradient | None)]
+        if not reached and any(grad.is_sparse or grad.any() for grad in kept):
+            warnings.warn(
+                f"a backward has stepped nothing, and left gradients in {len(kept)} of the optimizer's "
+                "parameters: they took their place in its groups after zero_grad(), where release_gradients "
+                "looks for new ones; from now on they are stepped; replace parameters before zero_grad()",
+                stacklevel=4,
+            )
+
     def remove(self) -> None:
+        """End it: steps are taken by optimizer.step() again."""
         for hook in self._hooks:
             hook.handle.remove()
         self._hooks.clear()
@@ -130,6 +150,7 @@ class GradientRelease:
 
     def ready(self, p: Tensor, hook: _Hook) -> None:
         """A layer's gradient is complete."""
+        self._reached = True
         if (task := torch._C._current_graph_task_id()) != self._task:  # another backward than the last one
             self._task = task
             Variable._execution_engine.queue_callback(self._finish)
@@ -271,11 +292,12 @@ def release_gradients(
     """Step each layer in backward as soon as its gradient is ready, and free the gradient.
 
     Layers wait until the gradients that are ready amount to 1 MiB, or for the end of backward. Exact, since a
-    layer's statistics need its own gradient alone. Call zero_grad() before each backward, never
+    layer's statistics need its own gradient alone. Call optimizer.zero_grad() before each backward, never
     optimizer.step(); schedulers work. Clipping by the global norm, accumulation and GradScaler, which need
     all gradients at once, raise RuntimeError at their first use of a gradient. Step hooks are not called.
-    What is unfrozen or added by add_param_group later is trained too, and groups may be edited between two
-    backwards. A second call returns the first handle.
+    What is unfrozen or added by add_param_group later is trained too, and groups may be edited before
+    zero_grad(), which warns where a backward has stepped nothing of what it gave a gradient. A second call
+    returns the first handle.
 
     process_group: gradients are averaged over it first, layer by layer in one order on every rank, in place
     of DistributedDataParallel and its buckets. A layer that some ranks do not reach counts as zero there; one

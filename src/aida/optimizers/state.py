@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import sharding
-from .foreign import check_source
+from .foreign import SAVED_BY, check_source
 from .layer_checks import MOMENTS
 from .validate import check_group, state_dtype
 
@@ -80,7 +80,7 @@ def is_state_init_step(
     return not counts
 
 
-def complete_groups(who: str, defaults: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def complete_groups(cls: type, defaults: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Check a loaded or copied state and give its groups the newer arguments that an older one lacks.
 
     Raises ValueError for another optimizer's state and for values that no group may have.
@@ -88,8 +88,9 @@ def complete_groups(who: str, defaults: Mapping[str, Any], state: Mapping[str, A
     groups = state["param_groups"]
     for group in groups:
         check_group(group)
-    check_source(who, defaults, groups, state["state"])
+    check_source(cls, defaults, groups, state["state"])
     for group in groups:
+        group.pop(SAVED_BY, None)
         for key, default in defaults.items():
             group.setdefault(key, default)
 

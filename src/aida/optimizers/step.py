@@ -102,8 +102,8 @@ def run(steps: Sequence[StepBatch], state: Any, reductions: StepReductions | Non
     state: the optimizer's, which takes up new layers' states. reductions: turn sums over shards into sums
     over whole layers.
     """
-    early = [step for step in steps if step.batch.wave > 0]
-    first = max([0, reductions.first_wave if reductions else 0, *(step.batch.wave for step in early)])
+    first = max([0, reductions.first_wave if reductions else 0, *[step.batch.wave for step in steps]])
+    early = [step for step in steps if step.batch.wave > 0] if first else []
     with _undone_on_error(early, state) if early else nullcontext():
         for wave in range(first, -1, -1):
             _run_wave(wave, [step for step in steps if step.batch.wave == wave], state, reductions)
