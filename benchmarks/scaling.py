@@ -60,9 +60,10 @@ def muon(model: Model, n: int) -> float:
 
 WAYS: dict[str, tuple[str, Callable[[Model, int], float]]] = {
     "AdamW; any member under DDP": ("0", lambda model, n: 0.0),
-    "Aida, 4·L numbers": ("1", lambda model, n: all_reduce(4 * 8 * model.layers, n)),
-    'LAida "post", 5·L numbers': ("2", lambda model, n: all_reduce(5 * 8 * model.layers, n)),
-    "LAMB, 2·L numbers": ("1", lambda model, n: all_reduce(2 * 8 * model.layers, n)),
+    'Aida; "pre"; 4·L numbers': ("1", lambda model, n: all_reduce(4 * 8 * model.layers, n)),
+    'LAdam, LAdaBelief "post"; 2·L numbers': ("1", lambda model, n: all_reduce(2 * 8 * model.layers, n)),
+    'LAida "post"; 4·L and 2·L numbers': ("2", lambda model, n: all_reduce(6 * 8 * model.layers, n)),
+    "LAMB; 2·L numbers": ("1", lambda model, n: all_reduce(2 * 8 * model.layers, n)),
     "Muon, matrices to owners and back": ("2", muon),
     "Shampoo, all_gather of updates": ("1", lambda model, n: 4 * model.parameters * (n - 1) / n),
 }

@@ -19,7 +19,7 @@ struct Layer {
   int64_t numel;
   int64_t first_chunk;
   double alpha, beta;
-  double inv_bias2, floor, eps_out, step_size;
+  double inv_bias2, eps_in_root, eps_out, step_size;
   double mean;  // of r^2 ("pre"; then, within apply, of u) or of u ("post")
   Type p_type, g_type, m_type, v_type;
   uint32_t key;  // of src/aida/backends/rounding.py
@@ -27,7 +27,7 @@ struct Layer {
 };
 
 struct Step {
-  double b1, b2, weight_decay, shrink, sign;
+  double b1, b2, weight_decay, decay_factor, sign;
   Mode mode;
   int32_t variant;  // 0: every machine, 1: AVX2, 2: AVX-512; never more than the machine has
   int32_t round_moments, round_p;  // whether bfloat16 is stored by random rounding

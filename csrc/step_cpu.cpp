@@ -161,11 +161,11 @@ INLINE void gram_any(const Layer& l, const Step& s, int64_t begin, int64_t end, 
 
 template <class T>
 struct Numbers {
-  T b1, c1, b2, c2, alpha, beta, inv_bias2, floor, eps_out, step_size, shrink, largest_v;
+  T b1, c1, b2, c2, alpha, beta, inv_bias2, eps_in_root, eps_out, step_size, decay_factor, largest_v;
   Numbers(const Layer& l, const Step& s)
       : b1(T(s.b1)), c1(T(1 - s.b1)), b2(T(s.b2)), c2(T(1 - s.b2)), alpha(T(l.alpha)), beta(T(l.beta)),
-        inv_bias2(T(l.inv_bias2)), floor(T(l.floor)), eps_out(T(l.eps_out)), step_size(T(l.step_size)),
-        shrink(T(s.shrink)), largest_v(largest(l)) {}
+        inv_bias2(T(l.inv_bias2)), eps_in_root(T(l.eps_in_root)), eps_out(T(l.eps_out)), step_size(T(l.step_size)),
+        decay_factor(T(s.decay_factor)), largest_v(largest(l)) {}
 
   // What v*inv_bias2 may be made of: where inv_bias2 is 0, not of infinity.
   static T largest(const Layer& l) {
@@ -174,7 +174,7 @@ struct Numbers {
 
   // 1/u.
   __attribute__((always_inline)) T inverse(T v) const {
-    return std::sqrt((v > largest_v ? largest_v : v) * inv_bias2 + floor) + eps_out;
+    return std::sqrt((v > largest_v ? largest_v : v) * inv_bias2 + eps_in_root) + eps_out;
   }
 };
 
@@ -217,7 +217,7 @@ INLINE void update(const Numbers<T>& k, T step_of_layer, int n, const T* g, T* p
       v[i] = vi;
       if (mode == ELEMENTWISE) step = k.step_size / k.inverse(vi);
     }
-    p[i] = k.shrink * p[i] - step * mi;
+    p[i] = k.decay_factor * p[i] - step * mi;
     m[i] = mi;
   }
 }
@@ -242,7 +242,7 @@ INLINE void apply_narrow(const Layer& layer, const Step& s, int64_t begin, int64
       const float vi = k.b2 * from_bfloat16(v[i]) + k.c2 * (r * r);
       const float step = k.step_size / k.inverse(vi);
       const uint32_t word = mix(first + uint32_t(i) * WEYL);
-      p[i] = k.shrink * p[i] - step * mi;
+      p[i] = k.decay_factor * p[i] - step * mi;
       m[i] = to_bfloat16_at_random(mi, word & 0xffff);
       v[i] = to_bfloat16_at_random(vi, word >> 16);
     }

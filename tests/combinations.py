@@ -71,7 +71,11 @@ def best() -> tuple[str, str]:
     from aida.backends import cpu
 
     capability = torch.backends.cpu.get_cpu_capability().lower()
-    variant = VARIANTS[cpu._kernel().aida_best_variant()] if cpu.reason(torch.float32) is None else "baseline"
+    variant = (
+        VARIANTS[cpu._kernel().aida_best_variant()]
+        if cpu.unsupported_reason(torch.float32) is None
+        else "baseline"
+    )
     return variant, capability if capability in CAPABILITIES else "default"
 
 

@@ -52,9 +52,10 @@ def stepsize_cap(eps, b2):
 
 
 def step_scalars(t, *, lr, b1, b2, eps, eps_out, rectify):
-    """(inv_bias2, floor, eps_out, step_size) of step t, for u = 1/(sqrt(v*inv_bias2 + floor) + eps_out).
+    """(inv_bias2, eps_in_root, eps_out, step_size) of step t.
 
-    The update is p - step_size*u*m. floor = eps/(1-b2) is what adding eps into v at every step amounts to.
+    u = 1/(sqrt(v*inv_bias2 + eps_in_root) + eps_out), and the update is p - step_size*u*m.
+    eps_in_root = eps/(1-b2) is what adding eps into v at every step amounts to.
     With rectify, step_size carries the rectification factor of RAdam (arXiv 1908.03265) as published
     AdaBelief applies it; while the variance is intractable (rho < 5), u is exactly 1.
     """

@@ -29,6 +29,7 @@ def active() -> bool:
 
 
 def is_dtensor(x: Any) -> bool:
+    """Whether a tensor is one piece of a DTensor on each rank."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
 
@@ -234,6 +235,7 @@ class WholeLayers:
         self.numel: dict[Tensor, int] = {}  # of layers of which only reduce_groups knows; 0: p is whole
 
     def add_group(self, params: Sequence[Tensor]) -> None:
+        """Take note of a new group's layers while they are whole."""
         self.shapes.append(shapes(params))
         self.numel = {}
 

@@ -12,7 +12,9 @@ from aida.backends import cpu, eager
 from aida.backends import dispatch as choose
 from aida.backends.contract import Layers, Scalars
 
-pytestmark = pytest.mark.skipif(cpu.reason(torch.float32) is not None, reason="no CPU kernel is built")
+pytestmark = pytest.mark.skipif(
+    cpu.unsupported_reason(torch.float32) is not None, reason="no CPU kernel is built"
+)
 CHUNK = 32768
 
 
@@ -154,14 +156,14 @@ def broken(kind):
             p.data = torch.randn(2, 3)
         case "has no memory":
             p.grad.untyped_storage().resize_(0)
-        case "is one number a layer":
+        case "is one number per layer":
             state["exp_avg_var"] = torch.zeros(())
         case "not a type of real":
             state["exp_avg_var"] = state["exp_avg_var"].to(torch.int32)
     return optimizer, p
 
 
-KINDS = ["is on meta", "has shape", "has no memory", "not a type of real", "is one number a layer"]
+KINDS = ["is on meta", "has shape", "has no memory", "not a type of real", "is one number per layer"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

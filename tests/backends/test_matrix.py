@@ -60,11 +60,11 @@ def scalars(layerwise, decoupled):
         b1=0.8,
         b2=0.7,
         weight_decay=0.0 if decoupled else 0.1,
-        shrink=0.9 if decoupled else 1.0,
+        decay_factor=0.9 if decoupled else 1.0,
         sign=-1.0 if decoupled else 1.0,
         layerwise=layerwise,
         inv_bias2=[1.0 + 0.1 * i for i in range(n)],
-        floor=[1e-3 * (i + 1) for i in range(n)],
+        eps_in_root=[1e-3 * (i + 1) for i in range(n)],
         eps_out=[1e-2 * i for i in range(n)],
         step_size=[0.1 + 0.01 * i for i in range(n)],
     )
@@ -132,19 +132,19 @@ def test_a_step_of_layers(backend, dtype, rule, layerwise):
         compare(module, dtype, RULES[rule], layerwise, decoupled)
 
 
-@pytest.mark.parametrize("number", ["b1", "b2", "weight_decay", "shrink", "sign"])
+@pytest.mark.parametrize("number", ["b1", "b2", "weight_decay", "decay_factor", "sign"])
 @every_type
 def test_a_number_that_is_off_is_seen(number, dtype):
     """Negative control: the comparison fails at one part in ten thousand (or what p's type can tell)."""
     s = scalars(None, False)
     value = getattr(s, number)
-    off = 0.1 if number == "shrink" and dtype.itemsize == 2 else 1e-4
+    off = 0.1 if number == "decay_factor" and dtype.itemsize == 2 else 1e-4
     wrong = replace(s, **{number: value * (1 - off)})
     with pytest.raises(AssertionError):
         compare(eager, dtype, family.BELIEF, None, False, oracle_scalars=wrong)
 
 
-@pytest.mark.parametrize("column", ["inv_bias2", "floor", "eps_out", "step_size"])
+@pytest.mark.parametrize("column", ["inv_bias2", "eps_in_root", "eps_out", "step_size"])
 def test_a_column_that_is_shifted_is_seen(column):
     s = scalars(None, False)
     values = getattr(s, column)

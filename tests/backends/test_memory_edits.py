@@ -129,7 +129,7 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", "address and c
 """
 
 
-@pytest.mark.skipif(cpu.reason(torch.float32) is not None, reason="no CPU kernel is built")
+@pytest.mark.skipif(cpu.unsupported_reason(torch.float32) is not None, reason="no CPU kernel is built")
 def test_a_cache_that_compares_addresses_alone_fails_within_a_minute():
     """It may crash, and so is tried in a process of its own."""
     run = subprocess.run(

@@ -37,14 +37,14 @@ int main(int count, char**) {
       Layer layer{};
       layer.p = last[0].data(), layer.g = last[1].data(), layer.m = last[2].data(), layer.v = last[3].data();
       layer.numel = n, layer.first_chunk = chunks;
-      layer.alpha = layer.beta = layer.inv_bias2 = layer.step_size = 1, layer.floor = 1e-5;
+      layer.alpha = layer.beta = layer.inv_bias2 = layer.step_size = 1, layer.eps_in_root = 1e-5;
       chunks += chunks_of(layer);
       layers.push_back(layer);
     }
     if (shared) layers[3].p = layers[1].p;
     std::vector<double> partial(4 * chunks), sums(4 * layers.size());
     Step s{};
-    s.b1 = 0.9, s.b2 = 0.99, s.shrink = s.sign = 1, s.mode = mode, s.sums = GG | GM | MM | DD;
+    s.b1 = 0.9, s.b2 = 0.99, s.decay_factor = s.sign = 1, s.mode = mode, s.sums = GG | GM | MM | DD;
     for (int step = 0; step < 20; step++) {
       const int64_t n = int64_t(layers.size());
       aida_gram(layers.data(), n, &s, 4, partial.data(), sums.data());

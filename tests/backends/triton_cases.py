@@ -152,7 +152,7 @@ def test_random_rounding_is_eagers_bit_for_bit():
     """With b1 = b2 = 0.5 and no decay the moments are exact in float32, so only the bits decide."""
     n = len(SHAPES)
     keys = [0x9E3779B9 * (i + 1) & 0xFFFFFFFF for i in range(n)]
-    s = scalars(b1=0.5, b2=0.5, weight_decay=0.0, shrink=1.0, keys=keys, round_p=True)
+    s = scalars(b1=0.5, b2=0.5, weight_decay=0.0, decay_factor=1.0, keys=keys, round_p=True)
     ours, theirs = layers(B16, m_type=B16), layers(B16, m_type=B16)
     theirs.m[5][7] = ours.m[5][7] = torch.inf
     theirs.g[5][9] = ours.g[5][9] = torch.nan
@@ -359,7 +359,7 @@ def test_a_backend_that_does_not_unscale_says_so():
 
 
 def test_where_it_can_not_run_it_says_why():
-    assert "cuda and xpu" in str(triton.reason(F32, torch.device("cpu")))
-    assert "float8" in str(triton.reason(torch.float8_e5m2, torch.device("cuda")))
+    assert "cuda and xpu" in str(triton.unsupported_reason(F32, torch.device("cpu")))
+    assert "float8" in str(triton.unsupported_reason(torch.float8_e5m2, torch.device("cuda")))
     if DEVICE != "cpu":
-        assert triton.reason(F32, torch.device(DEVICE)) is None
+        assert triton.unsupported_reason(F32, torch.device(DEVICE)) is None

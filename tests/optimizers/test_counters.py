@@ -46,7 +46,7 @@ def test_a_rate_on_the_device_needs_no_counters_there():
 
 @ROUNDING
 def test_found_inf_may_be_on_another_device(own, monkeypatch):
-    monkeypatch.setattr(eager, "UNSCALES", True, raising=False)
+    monkeypatch.setattr(eager, "SUPPORTS_GRAD_SCALE", True, raising=False)
     lr = torch.tensor(1e-3)  # so that a whole-number counter is made at once, on the CPU
     optimizer = optimizer_of([Parameter(torch.ones(3, device=META))], lr=lr, **own)
     for _ in range(2):
@@ -58,7 +58,7 @@ def test_found_inf_may_be_on_another_device(own, monkeypatch):
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
 @ROUNDING
 def test_a_parameter_twice_in_a_group_counts_twice_where_the_device_counts(own, monkeypatch):
-    monkeypatch.setattr(eager, "UNSCALES", True, raising=False)
+    monkeypatch.setattr(eager, "SUPPORTS_GRAD_SCALE", True, raising=False)
     one, other = (optimizer_of([p, p], lr=0.1, **own) for p in (Parameter(torch.ones(3)) for _ in range(2)))
     for _ in range(3):
         step(one, found_inf=torch.zeros(()))

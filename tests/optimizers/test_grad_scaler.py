@@ -10,7 +10,7 @@ from aida.backends import cpu
 from helpers.members import assert_bitwise, parameters, set_gradients, snapshot, train
 from helpers.optimizer_infos import INFOS
 
-KINDS = ["eager", "foreach", *(["fused"] if cpu.reason(torch.float32) is None else [])]
+KINDS = ["eager", "foreach", *(["fused"] if cpu.unsupported_reason(torch.float32) is None else [])]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_info = pytest.mark.parametrize("info", INFOS, ids=[info.name for info in INFOS])
 every_type = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)

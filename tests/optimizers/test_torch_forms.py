@@ -19,7 +19,7 @@ from aida.backends.dispatch import FUSED
 from helpers.members import assert_bitwise, assert_near, parameters, set_gradients, snapshot, train
 from helpers.optimizer_infos import INFOS, INPUTS
 
-KINDS = ["eager", "foreach", *(["fused"] if cpu.reason(torch.float32) is None else [])]
+KINDS = ["eager", "foreach", *(["fused"] if cpu.unsupported_reason(torch.float32) is None else [])]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 every_info = pytest.mark.parametrize("info", INFOS, ids=[info.name for info in INFOS])
 every_kind = pytest.mark.parametrize("kind", KINDS)

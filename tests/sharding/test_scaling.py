@@ -10,7 +10,7 @@ def test_the_page_shows_what_the_script_prints(capsys):
     runpy.run_path(str(ROOT / "benchmarks" / "scaling.py"), run_name="__main__")
     page = (ROOT / "docs" / "scaling.md").read_text().splitlines()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("|", "**"))]
-    assert len(rows) == 2 * 9
+    assert len(rows) == 2 * 10
     assert set(rows) <= set(page)
 
 
@@ -20,4 +20,9 @@ def test_counts_by_hand():
     small, large = script["MODELS"]
     assert (small.layers, small.parameters) == (291, 6_738_415_616)
     assert (large.layers, large.parameters) == (723, 68_976_648_192)
-    assert script["WAYS"]["Aida, 4·L numbers"][1](small, 8) == 2 * 291 * 32 * 7 / 8
+    for way, numbers in {
+        'Aida; "pre"; 4·L numbers': 4,
+        'LAdam, LAdaBelief "post"; 2·L numbers': 2,
+        'LAida "post"; 4·L and 2·L numbers': 6,
+    }.items():
+        assert script["WAYS"][way][1](small, 8) == 2 * 291 * numbers * 8 * 7 / 8

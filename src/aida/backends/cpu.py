@@ -1,4 +1,4 @@
-"""The C++ kernel on CPU tensors: csrc/step_cpu.cpp, through ctypes and one table row a layer."""
+"""The C++ kernel on CPU tensors: csrc/step_cpu.cpp, through ctypes and one table row per layer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LIBRARY = Path(os.environ.get("AIDA_CPU_LIBRARY") or Path(__file__).with_name("_
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 MODES = {None: 0, "pre": 1, "post": 2}
 VARIANTS = ("baseline", "avx2", "avx512")  # instruction sets, by their number in the kernel
-FEW = 32768  # elements: below, waking a second thread costs more than it saves
+MIN_PARALLEL_NUMEL = 32768  # elements: below, waking a second thread costs more than it saves
 
 # The kernel's Layer and Step, field by field.
 _FIELDS = {
     np.int64: ("p", "g", "m", "v", "numel", "first_chunk"),
-    np.float64: ("alpha", "beta", "inv_bias2", "floor", "eps_out", "step_size", "mean"),
+    np.float64: ("alpha", "beta", "inv_bias2", "eps_in_root", "eps_out", "step_size", "mean"),
     np.int32: ("p_type", "g_type", "m_type", "v_type"),
     np.uint32: ("key", "unused"),
 }
@@ -34,8 +34,10 @@ LAYER = np.dtype([(name, kind) for kind, names in _FIELDS.items() for name in na
 
 
 class Step(ctypes.Structure):
+    """csrc/chunks.hpp's Step: what all layers share."""
+
     _fields_ = (
-        *((name, ctypes.c_double) for name in ("b1", "b2", "weight_decay", "shrink", "sign")),
+        *((name, ctypes.c_double) for name in ("b1", "b2", "weight_decay", "decay_factor", "sign")),
         *(
             (name, ctypes.c_int32)
             for name in ("mode", "variant", "round_moments", "round_p", "sums", "unused")
@@ -52,11 +54,11 @@ class Prepared:
 
     rows: np.ndarray
     copies: list[tuple[Tensor | None, Tensor]]
-    pooled: bool  # v is one number a layer
+    pooled: bool  # v is one number per layer
 
 
-def reason(dtype: torch.dtype, device: torch.device | None = None) -> str | None:
-    """Why parameters of this type can not be stepped here; None where they can."""
+def unsupported_reason(dtype: torch.dtype, device: torch.device | None = None) -> str | None:
+    """Why parameters of this type cannot be stepped here; None where they can."""
     if dtype.to_real() not in TYPES:
         return f"the CPU kernel has no {dtype}"
     found = library()
@@ -99,22 +101,25 @@ def advance(counters: list[Tensor], addresses: np.ndarray) -> None:
 
 
 def gram(layers: Layers, s: Scalars) -> np.ndarray:
+    """As contract.Backend.gram."""
     return _sums(_kernel().aida_gram, layers, s, 4)
 
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> np.ndarray:
+    """As contract.Backend.stepsize_sum."""
     _fill(layers, coefficients, s)
     return _sums(_kernel().aida_stepsize_sum, layers, s, 2)
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
+    """As contract.Backend.apply."""
     _fill(layers, coefficients, s)
     rows = _prepared(layers).rows
     if s.layerwise == "pre":
         rows["mean"] = np.asarray(total) / layers.numel
     elif s.layerwise == "post":
         u, count = np.asarray(total).T
-        unmoved = 1 / (np.sqrt(np.asarray(s.floor)) + np.asarray(s.eps_out))
+        unmoved = 1 / (np.sqrt(np.asarray(s.eps_in_root)) + np.asarray(s.eps_out))
         rows["mean"] = np.where(count == 0, unmoved, u / np.maximum(count, 1))
     _kernel().aida_apply(_address(rows), len(rows), _step(s), _threads(rows))
     for tensors in (layers.p, layers.m, layers.v):
@@ -143,7 +148,7 @@ def _prepared(layers: Layers) -> Prepared:
 def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
     rows = _prepared(layers).rows
     rows["alpha"], rows["beta"] = coefficients
-    for name in ("inv_bias2", "floor", "eps_out", "step_size"):
+    for name in ("inv_bias2", "eps_in_root", "eps_out", "step_size"):
         column = getattr(s, name)
         rows[name] = column[0] if len({*column}) == 1 else column
     if s.keys is not None:
@@ -151,7 +156,7 @@ def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
 
 
 def _step(s: Scalars) -> Step:
-    numbers = s.b1, s.b2, s.weight_decay, float(s.shrink), s.sign
+    numbers = s.b1, s.b2, s.weight_decay, float(s.decay_factor), s.sign
     at_random = s.keys is not None
     sums = sum(1 << i for i, name in enumerate(SUMS) if name in s.sums)
     return Step(*numbers, MODES[s.layerwise], _variant(), at_random, at_random and s.round_p, sums)
@@ -201,7 +206,7 @@ def _address(array: np.ndarray) -> int:
 
 
 def _threads(rows: np.ndarray) -> int:
-    if _forked or int(rows["numel"].sum()) <= FEW:
+    if _forked or int(rows["numel"].sum()) <= MIN_PARALLEL_NUMEL:
         return 1
     return torch.get_num_threads()
 
@@ -210,7 +215,7 @@ _forked = False
 
 
 def _after_fork() -> None:
-    """OpenMP's threads are not there in a child, which would wait for them for ever: it steps on one."""
+    """OpenMP's threads are not there in a child, which would never stop waiting for them: it steps on one."""
     global _forked
     _forked = True
 
@@ -230,7 +235,7 @@ def library() -> ctypes.CDLL | str:
     try:
         found = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
-        return f"the CPU kernel can not be loaded ({error}); install aida again on this machine"
+        return f"the CPU kernel cannot be loaded ({error}); install aida again on this machine"
     address, count = ctypes.c_void_p, ctypes.c_int64
     signatures = {
         "aida_counts": (address, count, address),
@@ -246,7 +251,7 @@ def library() -> ctypes.CDLL | str:
         getattr(found, name).restype = count
     if (found.aida_layer_bytes(), found.aida_step_bytes()) != (LAYER.itemsize, ctypes.sizeof(Step)):
         return "the CPU kernel is of another version than this aida; install aida again"
-    _asked_variant()  # a wrong value is told before anything is stepped
+    _asked_variant()  # a wrong value raises before anything is stepped
     return found
 
 

@@ -13,22 +13,22 @@ from .contract import Backend
 
 # By the parameters' device: the backend, and why it cannot step such a parameter (None where it can).
 FUSED: dict[str, tuple[Any, Callable[[Tensor], str | None]]] = {
-    "cpu": (cpu, lambda p: cpu.reason(p.dtype)),
-    "cuda": (triton, lambda p: triton.reason(p.dtype, p.device)),
-    "xpu": (triton, lambda p: triton.reason(p.dtype, p.device)),
+    "cpu": (cpu, lambda p: cpu.unsupported_reason(p.dtype)),
+    "cuda": (triton, lambda p: triton.unsupported_reason(p.dtype, p.device)),
+    "xpu": (triton, lambda p: triton.unsupported_reason(p.dtype, p.device)),
 }
 
 
 def choose(
     params: list[Tensor], *, use_foreach: bool | None, use_fused: bool | None, differentiable: bool
 ) -> Backend:
-    """The backend for parameters of one device and type; RuntimeError where fused=True cannot be had."""
+    """The backend for parameters of one device and type; RuntimeError where fused=True is unavailable."""
     if differentiable or (use_foreach is False and not use_fused):
         return cast(Backend, eager)
     if use_foreach:
         return cast(Backend, foreach)
     if use_fused is not False:
-        if (why := _reason_against_fused(params)) is None:
+        if (why := _why_not_fused(params)) is None:
             return cast(Backend, FUSED[params[0].device.type][0])
         if use_fused:
             raise RuntimeError(
@@ -43,7 +43,7 @@ def _subclass(params: list[Tensor]) -> type | None:
     return next(iter({*map(type, params)} - {Tensor, torch.nn.Parameter}), None)
 
 
-def _reason_against_fused(params: list[Tensor]) -> str | None:
+def _why_not_fused(params: list[Tensor]) -> str | None:
     """Why no fused backend can step these parameters, and what to do; None where one can."""
     if torch.compiler.is_compiling():
         return "torch.compile makes its own kernels; step outside of what is compiled"

@@ -12,6 +12,7 @@ from .contract import Coefficients, Layers, Scalars
 
 
 def gram(layers: Layers, s: Scalars) -> Tensor:
+    """As contract.Backend.gram."""
     rows = []
     for i in range(len(layers.p)):
         g, m = _gradient_and_momentum(layers, s, i)
@@ -22,6 +23,7 @@ def gram(layers: Layers, s: Scalars) -> Tensor:
 
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
+    """As contract.Backend.stepsize_sum."""
     sums = []
     for i in range(len(layers.p)):
         g, m = _gradient_and_momentum(layers, s, i)
@@ -33,6 +35,7 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tens
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
+    """As contract.Backend.apply."""
     for i, p in enumerate(layers.p):
         g, m = _gradient_and_momentum(layers, s, i)
         pre = s.layerwise == "pre"
@@ -40,7 +43,7 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
         v = _variance(layers, s, i, r_square)
         u = _mean_stepsize(total[i], s, i) if s.layerwise == "post" else _stepsize(v, s, i)
         # Whole new tensors, then a copy: what autograd saved of a step (p too) stays valid in the next one.
-        rounding.write(layers, i, s.shrink * _wide(p.clone()) - s.step_size[i] * u * m, m, v, s)
+        rounding.write(layers, i, s.decay_factor * _wide(p.clone()) - s.step_size[i] * u * m, m, v, s)
 
 
 def _gradient_and_momentum(layers: Layers, s: Scalars, i: int) -> tuple[Tensor, Tensor]:
@@ -62,7 +65,7 @@ def _variance(layers: Layers, s: Scalars, i: int, r_square: Tensor) -> Tensor:
 
 def _stepsize(v: Tensor, s: Scalars, i: int) -> Tensor:
     corrected = torch.where(torch.isinf(v) & (s.inv_bias2[i] == 0), 0, v * s.inv_bias2[i])
-    return 1 / (torch.sqrt(corrected + s.floor[i]) + s.eps_out[i])
+    return 1 / (torch.sqrt(corrected + s.eps_in_root[i]) + s.eps_out[i])
 
 
 def _mean_stepsize(total_and_count: Tensor, s: Scalars, i: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from . import rounding
 from .contract import Coefficients, Column, Layers, Scalars
 
-MANY = 1 << 14  # elements
+BLOCKED_SUM_NUMEL = 1 << 14  # elements from which on sums are taken in blocks, see _sum
 
 
 def prepare(layers: Layers) -> None:
@@ -25,6 +25,7 @@ def prepare(layers: Layers) -> None:
 
 
 def gram(layers: Layers, s: Scalars) -> Tensor:
+    """As contract.Backend.gram."""
     g = _gradient(layers, s)
     m = _momentum(_fresh(layers.m, layers), g, s)
     if g[0].device.type != "cpu" or torch.compiler.is_compiling():
@@ -42,6 +43,7 @@ def gram(layers: Layers, s: Scalars) -> Tensor:
 
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
+    """As contract.Backend.stepsize_sum."""
     g = _gradient(layers, s)
     m = _momentum(_fresh(layers.m, layers), g, s)
     v = _variance(_fresh(layers.v, layers), _residual_square(coefficients, g, m), s)
@@ -53,9 +55,10 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tens
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
+    """As contract.Backend.apply."""
     g = _gradient(layers, s)
     m = _momentum(_wide(layers.m, layers), g, s)
-    if s.layerwise == "pre":  # one number a layer: in the type of the sums, which squares do not overflow
+    if s.layerwise == "pre":  # one number per layer: in the type of the sums, which squares do not overflow
         r_square = [x / n for x, n in zip(total, layers.numel, strict=True)]
         v = _variance([x.to(total.dtype) for x in layers.v], r_square, s)
     else:
@@ -63,8 +66,8 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
     u = _mean_stepsize(total, s) if s.layerwise == "post" else _stepsize(v, s)
     torch._foreach_mul_(u, _column(s.step_size))
     p = _wide(layers.p, layers)
-    if not (isinstance(s.shrink, float) and s.shrink == 1):
-        torch._foreach_mul_(p, s.shrink)
+    if not (isinstance(s.decay_factor, float) and s.decay_factor == 1):
+        torch._foreach_mul_(p, s.decay_factor)
     torch._foreach_addcmul_(p, u, m, value=-1)
     if s.keys is not None:
         for i in range(len(p)):
@@ -108,7 +111,7 @@ def _variance(v: list[Tensor], r_square: list[Tensor], s: Scalars) -> list[Tenso
 
 def _stepsize(v: list[Tensor], s: Scalars) -> list[Tensor]:
     u = _corrected(v, s.inv_bias2)
-    torch._foreach_add_(u, _column(s.floor))
+    torch._foreach_add_(u, _column(s.eps_in_root))
     torch._foreach_sqrt_(u)
     torch._foreach_add_(u, _column(s.eps_out))
     torch._foreach_reciprocal_(u)
@@ -147,7 +150,7 @@ def _products(g: Tensor, m: Tensor) -> Tensor:
 def _sum(x: Tensor) -> Tensor:
     """In float64, but for runs of 64: a CPU takes 12 times as long to widen every element, measured."""
     wide = _wider(x)
-    if x.numel() < MANY:
+    if x.numel() < BLOCKED_SUM_NUMEL:
         return x.sum(dtype=wide)
     x = x.reshape(-1)
     whole = x.numel() // 64 * 64

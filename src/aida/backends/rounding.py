@@ -63,7 +63,7 @@ def round_bfloat16(x: Tensor, bits: Tensor) -> Tensor:
 
 
 def write(layers: Layers, i: int, p: Tensor, m: Tensor, v: Tensor, s: Scalars) -> None:
-    """Store p, m and v of layer i, rounded at random where they are bfloat16 and the step says so."""
+    """Store p, m and v of layer i, stochastically rounded where they are bfloat16 and the step says so."""
     kept = [(layers.m[i], m, 0), (layers.v[i], v, 1), (layers.p[i], p, 2)]
     if s.keys is None:
         for to, x, _ in kept:

@@ -26,6 +26,8 @@ _impl = attrgetter("_cdata")
 
 
 class Described(NamedTuple):
+    """What describe() found of some tensors."""
+
     addresses: np.ndarray  # [n], int64
     facts: Any  # type, layout, device, size of the storage, place in it, shape and strides of each
 
@@ -44,6 +46,7 @@ def describe(tensors: Sequence[Tensor]) -> Described | None:
 
 
 def describe_one_by_one(tensors: Sequence[Tensor]) -> Described:
+    """describe() without the CPU kernel's library."""
     addresses = np.zeros(len(tensors), np.int64)
     facts = []
     for i, x in enumerate(tensors):

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-captured: list[Any] = []  # a graph reads what it was given at every replay, and nobody tells when it is gone
+captured: list[
+    Any
+] = []  # a graph reads what it was given at every replay, and nothing says when the graph is gone
 
 
 def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured."""
     return (
         device.type == "cuda"
         and not torch.compiler.is_compiling()

@@ -5,7 +5,7 @@
 
 The arguments are StepsizeMonitor's, without optimizer, model and name. The monitor is the callback's
 `monitor` from the beginning of training on, and None before; it is closed when training ends, is tried
-again or, as far as the trainer tells, raises. With several optimizers (Lightning alone) each has its own, in
+again or, as far as the trainer says, raises. With several optimizers (Lightning alone) each has its own, in
 `monitors`, and sinks are shared. Optimizers whose stepsizes are not known are left out, with one warning.
 Each class is a module's own, so that a callback can be pickled and named in a configuration.
 """

@@ -53,7 +53,7 @@ class Layer:
 
 
 class Pending:
-    """A record under way from the device; rows() waits for it, ready() tells whether it would have to.
+    """A record under way from the device; rows() waits for it, ready() says whether it would have to.
 
     failed: what could not be measured, by its name; rows() adds to it. stepped: whether any layer was.
     """
@@ -111,7 +111,7 @@ def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select 
     """Start the record of the optimizer's layers as its last step left them; gradients where there still are.
 
     Where layers are sharded, every rank that shares one has to call this: a layer that fails on one rank is
-    summed with all the same, as nan, so that no rank waits for ever.
+    summed with all the same, as nan, so that no rank waits in vain.
     """
     define = definition_for(optimizer)
     failed: dict[str, Exception] = {}

@@ -101,7 +101,7 @@ class JSONL(RowFile):
     """Appends rows to a file, a JSON object a line; a number that is not finite becomes null.
 
     path, and mode "a", "w" or "x": as files.RowFile says. Every row names its run, so that the rows of runs
-    that share a file are told apart by what reads them; nothing is ever overwritten unless mode is "w".
+    that share a file are distinguished by what reads them; nothing is ever overwritten unless mode is "w".
     """
 
     def write(self, rows: Sequence[Row]) -> None:

@@ -31,7 +31,7 @@ class StepsizeMonitor:
     """Records layerwise stepsizes and more (record.py lists what) of any known optimizer while it trains.
 
         with StepsizeMonitor(optimizer, model, every=100, sinks="stepsizes.jsonl") as monitor:
-            ...                                            # train as ever; monitor.close() ends it as well
+            ...                                            # train as usual; monitor.close() ends it as well
 
     Records are made after step 1 and after every step that `every` divides, on the device, and written when
     they have reached the host, after a later step or by close(). model: for the layers' names. sinks (`to` is
@@ -162,7 +162,7 @@ class StepsizeMonitor:
     def _write_one(self, step: int, pending: Pending) -> None:
         rows = pending.rows() if self._writes else []
         if not pending.stepped and self._step is not None and not sharding.active():  # ranks count alike
-            self._step -= 1  # a device has told that no step was taken
+            self._step -= 1  # a device has reported that no step was taken
         for name, error in pending.failed.items():
             said = f"StepsizeMonitor dropped layer {name} from the record of step {step}"
             self._warn(f"layer {name}", said, error)

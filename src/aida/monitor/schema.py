@@ -1,6 +1,6 @@
 """The rows that a record is made of: plain dictionaries that JSON can hold.
 
-A layer row, of kind "stepsize", one a layer and record; u are the layer's adaptive stepsizes:
+A layer row, of kind "stepsize", one per layer and record; u are the layer's adaptive stepsizes:
   step (optimizer steps taken), layer (its number, from 1), parameter (its name), numel;
   mean, std (population), min, max, p05, p25, p50, p75, p95 of u; histogram of u;
   cap (the largest u that eps allows), capped (the fraction of elements with u >= 0.99 cap);

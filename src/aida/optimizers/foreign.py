@@ -73,10 +73,10 @@ def _check_names(who: str, state: Mapping[str, Any]) -> None:
 def _check_form(who: str, p: Tensor, v: Any, layerwise: str | None) -> None:
     dims = getattr(v, "ndim", 0)
     if layerwise == "pre" and dims > 0:
-        why = f"its v has the shape {tuple(v.shape)}, where layerwise='pre' keeps one number a layer"
+        why = f"its v has the shape {tuple(v.shape)}, where layerwise='pre' keeps one number per layer"
         raise _refusal(who, "a member with v for each weight", why)
     if layerwise != "pre" and dims == 0 and p.dim() > 0:
-        why = f"its v is one number for the layer of shape {tuple(p.shape)}, where {who} keeps one a weight"
+        why = f"its v is one number for the layer of shape {tuple(p.shape)}, where {who} keeps one per weight"
         raise _refusal(who, "a member with layerwise='pre'", why)
 
 

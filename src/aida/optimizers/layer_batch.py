@@ -28,11 +28,12 @@ from .. import sharding
 from ..backends import tensors as memory
 from ..backends.contract import Backend, Layers
 from ..backends.dispatch import choose
-from .layer_checks import MOMENTS, Worked, check_layer, check_layout, waves_of
+from .layer_checks import MOMENTS, check_layer, check_layout
 from .state import new_state
 from .validate import check_group
+from .waves import Worked, waves_of
 
-MAX_LAYOUTS = 256  # where layers are stepped in ever new combinations
+MAX_LAYOUTS = 256  # kept at most, where layers are stepped in many combinations
 CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
 _m, _v, _step = map(itemgetter, (*MOMENTS, "step"))
 
@@ -43,7 +44,7 @@ class GroupPart(NamedTuple):
     group: int  # its index
     params: list[Tensor]
     numbers: Sequence[int]  # their places in the optimizer, which also key stochastic rounding
-    key: Any = None  # tells parts of a group apart; None: the whole group
+    key: Any = None  # identifies a part of a group; None: the whole group
 
 
 def whole_groups(groups: Iterable[Mapping[str, Any]]) -> Iterator[GroupPart]:
@@ -177,6 +178,7 @@ class LayerCache:
         self._used = {}
 
     def clear(self) -> None:
+        """Gather and check everything anew in the next step."""
         self._found, self._used, self._checked = {}, {}, {}
 
 
@@ -199,7 +201,7 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
     described = memory.describe([*found.with_gradient, *grads, *m, *v, *steps])
     if described is None or not described.same(found.described):
         return False
-    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v, steps))):  # C++ is not told of it
+    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v, steps))):  # which C++ cannot see
         return False
     now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
     if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]) or not np.array_equal(

@@ -1,9 +1,8 @@
-"""What must be true of a layer's tensors before it is stepped, and which layers share memory."""
+"""What must be true of a layer's tensors before it is stepped."""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,15 +32,15 @@ def check_layer(i: int, p: Tensor, g: Tensor, of_p: dict[str, Any], group: dict[
     m, v = (of_p[name] for name in MOMENTS)
     pooled = group.get("layerwise") == "pre"
     if v.dim() != 0 if pooled else v.dim() == 0 and p.dim() != 0:
-        has, needs = ("a layer", "an element") if v.dim() == 0 else ("an element", "a layer")
+        has, needs = ("layer", "element") if v.dim() == 0 else ("element", "layer")
         raise RuntimeError(
-            f"exp_avg_var of parameter {i} of its group is one number {has}, and "
-            f"layerwise={group.get('layerwise')!r} needs one {needs}: nothing was stepped; load a state that "
-            "was saved with the same layerwise"
+            f"exp_avg_var of parameter {i} of its group is one number per {has}, and "
+            f"layerwise={group.get('layerwise')!r} needs one per {needs}: nothing was stepped; load a state "
+            "that was saved with the same layerwise"
         )
     if pooled and v.dtype not in (torch.float32, torch.float64):
         raise RuntimeError(
-            f"exp_avg_var of parameter {i} of its group is {v.dtype}, and one number a layer is kept in "
+            f"exp_avg_var of parameter {i} of its group is {v.dtype}, and one number per layer is kept in "
             "torch.float32 or torch.float64: nothing was stepped; convert it back"
         )
     names = ("parameter", "gradient", "exp_avg", "exp_avg_var")
@@ -125,68 +124,3 @@ def _check_apart(i: int, p: Tensor, m: Tensor, v: Tensor) -> None:
             f"parameter {i} of its group, its exp_avg and its exp_avg_var are not three tensors, but share "
             "memory: nothing was stepped; clone() them, or load the optimizer's state again"
         )
-
-
-class Worked(NamedTuple):
-    """A layer of the step: the optimizer's parameter, and the tensors p, g, m, v that are worked on."""
-
-    param: Tensor
-    tensors: tuple[Tensor, ...]
-    is_piece: bool  # of a layer that ranks share
-
-
-def waves_of(layers: list[Worked]) -> tuple[list[int], list[int]]:
-    """Of each layer its wave, and how often its parameter came earlier. Waves are counted down to 0.
-
-    One parameter may stand twice in a group, which torch warns of, and parameters may be views of one memory:
-    each is stepped by itself, in order, as torch's loop does. Nearly all layers are in wave 0, the last one.
-    A piece's wave counts its parameter alone, for which every rank finds the same, whatever its memory.
-    """
-    times = Counter(layer.param for layer in layers)
-    seen: Counter[Tensor] = Counter()
-    earlier, later = [], []
-    for p, *_ in layers:
-        earlier.append(seen[p])
-        seen[p] += 1
-        later.append(times[p] - seen[p])
-    if torch.compiler.is_compiling():
-        return later, earlier
-    spans = [[] if is_piece else [_span(x) for x in (p, m, v)] for _, (p, _, m, v), is_piece in layers]
-    if not _overlap_anywhere(spans):
-        return later, earlier
-    waves = later
-    for i in reversed(range(len(layers))):
-        after = [waves[j] for j in range(i + 1, len(layers)) if _meet(spans[i], spans[j])]
-        waves[i] = max([waves[i], *(wave + 1 for wave in after)])
-    return waves, earlier
-
-
-def _meet(one: list[Span], other: list[Span]) -> bool:
-    return any(_overlap(a, b) for a in one for b in other)
-
-
-Span = tuple[str, int, int] | None  # device, first byte, byte after the last of a plain tensor's memory
-
-
-def _span(x: Tensor) -> Span:
-    if type(x) not in memory.PLAIN or not x.numel() or x.device.type == "meta":
-        return None
-    size = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-    return str(x.device), x.data_ptr(), x.data_ptr() + size * x.element_size()
-
-
-def _overlap_anywhere(spans: list[list[Span]]) -> bool:
-    """Whether two layers share memory."""
-    ordered = sorted((*span, i) for i, of_layer in enumerate(spans) for span in of_layer if span is not None)
-    furthest: dict[str, tuple[int, int]] = {}
-    for device, start, end, i in ordered:
-        last, by = furthest.get(device, (0, -1))
-        if start < last and by != i:
-            return True
-        if end > last:
-            furthest[device] = end, i
-    return False
-
-
-def _overlap(a: Span, b: Span) -> bool:
-    return a is not None and b is not None and a[0] == b[0] and a[1] < b[2] and b[1] < a[2]

@@ -190,6 +190,7 @@ class GradientRelease:
             p.grad = FreedGradient(p)
 
     def optimizer(self) -> Layerwise:
+        """RuntimeError where it is gone."""
         optimizer = self._optimizer()
         if optimizer is None:
             raise RuntimeError(

@@ -37,6 +37,7 @@ def _new_state(p: Tensor, group: Group) -> dict[str, Any]:
 
 
 def new_step(p: Tensor, group: Group) -> Tensor:
+    """A step counter at 0, of the type and on the device that torch's Adam gives it."""
     device = p.device if group["capturable"] else "cpu"
     wide = torch.get_default_dtype() == torch.float64 and not group["fused"]  # as torch's
     dtype = torch.float64 if wide else torch.float32

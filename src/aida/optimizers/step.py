@@ -41,15 +41,19 @@ class StepBatch:
 
     @property
     def params(self) -> list[Tensor]:
+        """The optimizer's parameters, DTensors where they are sharded."""
         return self.batch.params
 
     def gram(self) -> Any:
+        """Sums [L, 4] of these layers' pieces; None where the rule asks for none."""
         return self.batch.backend.gram(self.batch.layers, self.scalars) if self.needs_gram else None
 
     def stepsize_sum(self, coefficients: Coefficients) -> Any:
+        """Sums [L, 2] of these layers' pieces, for "post"."""
         return self.batch.backend.stepsize_sum(self.batch.layers, coefficients, self.scalars)
 
     def apply(self, coefficients: Coefficients, total: Any) -> None:
+        """Write parameters and moments, and count the step."""
         self.batch.backend.apply(self.batch.layers, coefficients, total, self.scalars)
         _advance(self)
 
@@ -77,9 +81,9 @@ def prepare_step(
     for batch in batches:
         layers, backend = batch.layers, batch.backend
         scaled = grad_scale is not None or found_inf is not None
-        by_host = scaled and layers.p[0].device.type == "cpu" and not unscales(backend)
+        by_host = scaled and layers.p[0].device.type == "cpu" and not supports_grad_scale(backend)
         if scaled and not by_host:
-            check_unscales(backend)
+            check_supports_grad_scale(backend)
         if by_host and found_inf is not None and float(found_inf) > 0:
             continue
         if prepare := getattr(backend, "prepare", None):
@@ -242,20 +246,21 @@ def _advance_there(batch: LayerBatch, name: str, counts: Tensor) -> None:
     torch._foreach_add_(counters, [counts] * len(counters))
 
 
-def unscales(backend: Backend) -> bool:
+def supports_grad_scale(backend: Backend) -> bool:
     """Whether the backend divides by grad_scale and takes no step where found_inf says so."""
-    return getattr(backend, "UNSCALES", False)
+    return getattr(backend, "SUPPORTS_GRAD_SCALE", False)
 
 
 def scales_gradients(p: Tensor, group: Mapping[str, Any]) -> bool:
     """Whether the step of a parameter divides by grad_scale itself."""
     choices = {f"use_{name}": group[name] for name in ("foreach", "fused")}
     plain = type(p) in (Tensor, torch.nn.Parameter)
-    return plain and unscales(choose([p], **choices, differentiable=group["differentiable"]))
+    return plain and supports_grad_scale(choose([p], **choices, differentiable=group["differentiable"]))
 
 
-def check_unscales(backend: Backend) -> None:
-    if not unscales(backend):
+def check_supports_grad_scale(backend: Backend) -> None:
+    """Raise RuntimeError unless the backend does."""
+    if not supports_grad_scale(backend):
         raise RuntimeError(
             "on this device the optimizer's grad_scale and found_inf are used by the fused step alone: "
             "leave them to torch.amp.GradScaler, which sets them where they are"
@@ -277,7 +282,7 @@ def scalars(
         b1=b1,
         b2=b2,
         weight_decay=0.0 if decoupled else weight_decay,
-        shrink=1 - lr * weight_decay if decoupled else 1.0,
+        decay_factor=1 - lr * weight_decay if decoupled else 1.0,
         sign=-1.0 if group["maximize"] else 1.0,
         layerwise=group.get("layerwise"),
         **_columns(counts, lr, group, eps_outside),
@@ -290,7 +295,7 @@ def _columns(
     counts: list[float] | Tensor, lr: float | Tensor, group: dict[str, Any], eps_outside: bool
 ) -> dict[str, Any]:
     """What depends on each layer's own step t, since a layer may have joined later than others."""
-    names = ("inv_bias2", "floor", "eps_out", "step_size")
+    names = ("inv_bias2", "eps_in_root", "eps_out", "step_size")
     b1, b2 = group["betas"]
     eps = group["eps"]
 

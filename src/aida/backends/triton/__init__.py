@@ -1,4 +1,4 @@
-"""One launch a function for all layers, on what Triton compiles for: CUDA, ROCm, XPU.
+"""One launch per function for all layers, on what Triton compiles for: CUDA, ROCm, XPU.
 
 The device finds the layers through a table of addresses, uploaded from pinned memory when one has changed,
 and a table of chunks, made once. Nothing waits for the device, and a CUDA graph can capture it all.
@@ -20,13 +20,13 @@ from torch import Tensor
 from ..contract import Coefficients, Layers, Scalars
 from . import tables
 
-UNSCALES = True  # divides by grad_scale, and takes no step where found_inf says so
+SUPPORTS_GRAD_SCALE = True  # divides by grad_scale, and takes no step where found_inf says so
 TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CHUNK, ROWS, LANES, WARPS = 16384, 256, 8, 8  # elements of a program; of a block, ROWS*LANES
 
 
-def reason(dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why parameters of this type can not be stepped on `device`; None where they can."""
+def unsupported_reason(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why parameters of this type cannot be stepped on `device`; None where they can."""
     if dtype.to_real() not in TYPES:
         return f"the Triton backend has no {dtype}"
     if device.type not in ("cuda", "xpu"):
@@ -42,15 +42,18 @@ def prepare(layers: Layers) -> None:
 
 
 def gram(layers: Layers, s: Scalars) -> Tensor:
+    """As contract.Backend.gram."""
     return _Call(layers, s).sums("gram", 4)
 
 
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
+    """As contract.Backend.stepsize_sum."""
     call = _Call(layers, s)
     return call.sums("stepsize", 2, numbers=call.numbers(coefficients, None))
 
 
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
+    """As contract.Backend.apply."""
     call = _Call(layers, s)
     numbers = call.numbers(coefficients, total)
     keys = None if s.keys is None else call.row(s.keys, torch.int64)
@@ -112,7 +115,7 @@ class _Call:
     def numbers(self, coefficients: Coefficients, total: Any) -> Tensor:
         """[L, 8], the columns named in kernels.py."""
         s = self.s
-        columns = (s.inv_bias2, s.floor, s.eps_out, s.step_size, s.shrink, *coefficients)
+        columns = (s.inv_bias2, s.eps_in_root, s.eps_out, s.step_size, s.decay_factor, *coefficients)
         rows = [self.row(x, torch.float64) for x in columns]
         mean = torch.zeros_like(rows[0])
         if total is not None and s.layerwise == "pre":
@@ -123,7 +126,7 @@ class _Call:
         return torch.stack([*rows, mean], dim=1)
 
     def row(self, x: Any, dtype: torch.dtype) -> Tensor:
-        """[L] on the device, of a number for all layers, one a layer, or a tensor of either."""
+        """[L] on the device, of one number for all layers, one per layer, or a tensor of either."""
         n = len(self.layout.numels)
         if isinstance(x, Tensor):
             return x.to(self.device, dtype, non_blocking=True).expand(n)

@@ -2,8 +2,8 @@
 """Device code of the fused step: the contract's six lines, once, over chunks of many layers.
 
 pointers [L, 4]: addresses of p, g, m, v.  chunks [C, 2]: layer, and place of the chunk in it.  numels [L].
-numbers [L, 8]: inv_bias2, floor, eps_out, step_size, shrink, alpha, beta, mean; float64, as all sums are.
-mean: of r^2 for "pre", until pool puts u in its place; of u for "post".
+numbers [L, 8]: inv_bias2, eps_in_root, eps_out, step_size, decay_factor, alpha, beta, mean; float64, as all
+sums are.  mean: of r^2 for "pre", until pool puts u in its place; of u for "post".
 One program takes one chunk in blocks of ROWS x LANES elements. A sum is taken over LANES in FLOAT, then in
 float64 over rows, blocks and (total) chunks, always in one order: no atomics. A chunk whose FLOAT sums
 overflow is summed again, with every term in float64.
@@ -195,10 +195,10 @@ def _update(
         v = _variance(g, m, V, row, at, n, b2, FLOAT, MASKED)
         _store(V, at, n, v, word >> 16, ROUND, MASKED)
     u = _stepsize(v, row, FLOAT) if LAYERWISE is None else tl.load(row + 7).to(FLOAT)
-    shrink = tl.load(row + 4).to(FLOAT)
+    decay_factor = tl.load(row + 4).to(FLOAT)
     step_size = tl.load(row + 3).to(FLOAT)
     _store(M, at, n, m, word & 0xFFFF, ROUND, MASKED)
-    _store(P, at, n, shrink * p - step_size * u * m, (word * 0xD35A2D97) >> 16, ROUND_P, MASKED)
+    _store(P, at, n, decay_factor * p - step_size * u * m, (word * 0xD35A2D97) >> 16, ROUND_P, MASKED)
 
 
 @triton.jit
@@ -224,11 +224,11 @@ def _variance(g, m, V, row, at, n, b2, FLOAT: tl.constexpr, MASKED: tl.constexpr
 @triton.jit
 def _stepsize(v, row, FLOAT: tl.constexpr):
     inv_bias2 = tl.load(row).to(FLOAT)
-    floor = tl.load(row + 1).to(FLOAT)
+    eps_in_root = tl.load(row + 1).to(FLOAT)
     eps_out = tl.load(row + 2).to(FLOAT)
     of_infinite = tl.where(inv_bias2 == 0, 0.0, float("inf")).to(FLOAT)
     v = tl.where(v == float("inf"), of_infinite, v * inv_bias2)
-    return 1 / (tl.sqrt(v + floor) + eps_out)
+    return 1 / (tl.sqrt(v + eps_in_root) + eps_out)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""The tables by which the fused kernels find their layers; kernels.py tells the columns."""
+"""The tables by which the fused kernels find their layers; kernels.py lists the columns."""
 
 from __future__ import annotations
 

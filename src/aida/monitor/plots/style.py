@@ -18,7 +18,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's colours without their yellow, which is faint on white."""
 DASHES = ("-", "--", ":", "-.")
 IN_LEGEND = 12
-"""So many layers are listed by name; of more, the colour tells the depth."""
+"""So many layers are listed by name; of more, the colour shows the depth."""
 
 
 def blank(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[list[Axes]]]:
@@ -79,7 +79,7 @@ def layer_colours(runs: Iterable[Sequence[Layer]]) -> dict[int, Any]:
 
 
 def draw_layers(axes: Axes, layers: Iterable[Layer], field: str, colours: Mapping[int, Any]) -> None:
-    """A line a layer; its points are marked while they can be told apart."""
+    """One line per layer; its points are marked while they can be distinguished."""
     many = len(colours) > IN_LEGEND
     for layer in layers:
         axes.plot(
