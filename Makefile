@@ -112,4 +112,4 @@ lock: install
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
-	find src packages tests benchmarks packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find src packages tests benchmarks reproduce tools packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
