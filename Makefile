@@ -11,11 +11,15 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --no-annotate \
 	--no-emit-package aida-optim --no-emit-package aida-bench --no-emit-index-url --no-emit-find-links \
 	--all-extras --group pyproject.toml:dev pyproject.toml packages/aida-bench/pyproject.toml
 
-.PHONY: install demo test test-matrix test-distributed test-runner test-floors test-oldest test-newest dist-check lint \
-	fuzz sanitize sanitize-threads bench lock clean
+.PHONY: help install demo test test-matrix test-distributed test-runner test-floors test-oldest test-newest \
+	dist-check lint format coverage mutate fuzz sanitize sanitize-threads bench lock clean
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
 
-install: $(STAMP)
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## .venv with both distributions and all that developing needs
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
@@ -31,32 +35,34 @@ $(STAMP): $(BIN)/uv $(LOCK) pyproject.toml CMakeLists.txt packages/aida-bench/py
 	@test -e src/aida/backends/_step_cpu.so || echo "The CPU kernel was left out (a C++ compiler with OpenMP builds it)."
 	@touch $@
 
-demo: install
+demo: install  ## compare six optimizers on handwritten digits
 	$(BIN)/aida compare digits
 
-test: install
+test: install  ## the fast tests
 	$(BIN)/python -m pytest -q
 
 # The optimizers' tests with other instruction sets, threads and orders; a quarter of an hour on two cores.
 # SEED draws other orders.
 SEED ?= 0
-test-matrix: install
+test-matrix: install  ## optimizers' tests with other instruction sets, threads and orders (SEED=0)
 	$(BIN)/python tests/combinations.py --seed $(SEED)
 
 # Sharded steps on several processes of this machine; minutes on two cores.
-test-distributed: install
+test-distributed: install  ## sharded steps on several processes
 	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/sharding
 
 # Runs on several devices, in workers that are killed, and on a Ray cluster.
-test-runner: install
+test-runner: install  ## runs on several devices, killed and resumed, and on a cluster
 	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/bench
 
 # Every task's small preset, whole and on real data, ends beyond its floor; an hour on two cores.
-test-floors: install
+test-floors: install  ## every task's small preset on real data; about an hour
 	$(BIN)/python -m pytest -q -k whole_run tests/bench/tasks/test_floors.py -m 'slow or not slow'
 
 # The fast tests with the lowest version of every dependency that pyproject.toml declares, and with the newest,
 # each in an environment of its own with the PYTHON given, on the installed package.
+test-oldest:  ## the fast tests with the lowest version of every dependency (PYTHON=python3)
+test-newest:  ## and with the newest
 test-oldest: RESOLUTION := lowest-direct
 test-newest: RESOLUTION := highest
 test-oldest test-newest: test-%: $(BIN)/uv
@@ -70,23 +76,37 @@ test-oldest test-newest: test-%: $(BIN)/uv
 		-m 'not slow and not network and not gpu and not distributed'
 
 # Wheel and sdist: what they hold, and that each works beside torch alone.
-dist-check: install
+dist-check: install  ## wheel and sdist: built, looked into, and each tried beside torch alone
 	$(BIN)/python -m pytest -q -m packaging tests/packaging
 
-lint: install
+lint: install  ## ruff, pyright, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+format: install  ## ruff's fixes and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Branches of src/aida that no test of it in this process takes; docs/results/coverage.md explains what is left.
+coverage: install  ## which branches of src/aida the fast tests take
+	$(BIN)/coverage run -m pytest -q tests/family tests/optimizers tests/backends tests/monitor tests/published tests/sharding
+	$(BIN)/coverage report
+
+# MODULES: family, rounding, step, layer_batch. SAMPLE: how many of each; all by default.
+MODULES ?= family rounding step layer_batch
+mutate: install  ## do the tests see a wrong line? (MODULES, SAMPLE, SEED); hours
+	$(BIN)/python tools/mutate.py $(MODULES) --seed $(SEED) $(if $(SAMPLE),--sample $(SAMPLE))
+
 # How often each kind of memory edit and how many histories of a live optimizer are tried.
 FUZZ ?= 20
-fuzz: install
+fuzz: install  ## memory edits and histories of live optimizers, more of them (FUZZ=20)
 	AIDA_FUZZ_REPEATS=$(FUZZ) AIDA_FUZZ_EXAMPLES=$(FUZZ)0 $(BIN)/python -m pytest -q -o timeout=3600 \
 		tests/backends/test_memory_edits.py tests/optimizers/test_layer_batch.py
 
 # The CPU kernel's tests with every address and every undefined operation checked.
-sanitize: install
+sanitize: install  ## the CPU kernel under AddressSanitizer and UBSan
 	mkdir -p build/sanitize
 	$(CXX) -std=c++17 -O1 -g -fPIC -shared -fopenmp -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 		csrc/step_cpu.cpp -o build/sanitize/_step_cpu.so
@@ -96,7 +116,7 @@ sanitize: install
 		tests/backends/test_cpu.py tests/backends/test_memory_edits.py
 
 # The CPU kernel's threads with every race reported, and a race that must be.
-sanitize-threads:
+sanitize-threads:  ## the CPU kernel's threads under ThreadSanitizer
 	mkdir -p build/threads
 	$(CXX) -std=c++17 -O1 -g -fopenmp -fsanitize=thread -c tests/backends/threads.cpp -o build/threads/run.o
 	$(CXX) -fsanitize=thread build/threads/run.o -o build/threads/run
@@ -104,12 +124,13 @@ sanitize-threads:
 	! build/threads/run shared 2> build/threads/races
 	grep -q "ThreadSanitizer: data race" build/threads/races
 
-bench: install
+bench: install  ## what a step costs on this machine
 	$(BIN)/aida bench step
 
-lock: install
-	$(COMPILE) --universal --python-version 3.11 --generate-hashes --upgrade --output-file $(LOCK)
+UPGRADE ?= --upgrade
+lock: install  ## requirements/dev.txt anew (UPGRADE= keeps the versions that are in it)
+	$(COMPILE) --universal --python-version 3.11 --generate-hashes $(UPGRADE) --output-file $(LOCK)
 
-clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
-	find src packages tests benchmarks packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+clean:  ## remove all that was made
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
+	find src packages tests benchmarks reproduce tools packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

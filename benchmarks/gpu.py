@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import sys
 import time
@@ -137,6 +138,8 @@ def main() -> int:
             return 1
         device = torch.accelerator.current_accelerator().type
         models = {name: model_shapes(name) for name in arguments.models.split(",")}
+    command = shlex.join(["python", *sys.argv])
+    print(f"$ {command}\n")
     bandwidth = copy_bandwidth(device, 1 if arguments.dry else 1024)
     name = device if device == "cpu" else torch.get_device_module(device).get_device_name()
     print(f"{name}, torch {torch.__version__}, copies at {bandwidth / 1e9:.0f} GB/s\n")
@@ -158,7 +161,8 @@ def main() -> int:
                 f"| {100 * row['of_bandwidth']:.0f} % | {graph} |"
             )
     if arguments.json:
-        found = {"device": name, "torch": torch.__version__, "copy_bytes_per_second": bandwidth, "rows": rows}
+        found = {"command": command, "device": name, "torch": torch.__version__,
+                 "copy_bytes_per_second": bandwidth, "rows": rows}  # fmt: skip
         beside = arguments.json.with_suffix(".part")
         beside.write_text(json.dumps(found, indent=1))
         os.replace(beside, arguments.json)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,13 +110,20 @@ def main() -> None:
     random.seed(0)
     torch.manual_seed(0)
     found: dict[str, Any] = {}
+    command = shlex.join(["python", *sys.argv])
+    print(f"$ {command}\n")
     print("| model | layers | parameters | step, ms | record, ms | cost at every=100 |\n" + "|---" * 6 + "|")
     for name, build in MODELS.items():
         row = found[name] = measure(build, options.seconds)
         print(f"| {name} | {row['layers']} | {row['parameters']:,} | {row['step_ms']:.1f} | "
               f"{row['record_ms']:.1f} | {row['cost_percent']:.2f} % |", flush=True)  # fmt: skip
     if options.output:
-        about = {"machine": machine("cpu"), "versions": versions(), "threads": options.threads}
+        about = {
+            "command": command,
+            "machine": machine("cpu"),
+            "versions": versions(),
+            "threads": options.threads,
+        }
         options.output.write_text(json.dumps({**about, "models": found}, indent=1) + "\n")
 
 

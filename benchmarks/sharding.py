@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -134,6 +136,8 @@ def main() -> None:
     if options.quick:
         options.ranks, options.layers, options.steps = [2], 10, 3
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    command = shlex.join(["python", *sys.argv])
+    print(f"$ {command}\n")
     rows = []
     for world in options.ranks:
         with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +150,12 @@ def main() -> None:
         apart = f"{row['apart']:.1e}" if "apart" in row else "-"
         print(f"{row['ranks']} ranks  {cost}  apart {apart:>8}  {row['way']}")
     result = dict(
-        layers=options.layers, steps=options.steps, rows=rows, machine=machine("cpu"), versions=versions()
+        command=command,
+        layers=options.layers,
+        steps=options.steps,
+        rows=rows,
+        machine=machine("cpu"),
+        versions=versions(),
     )
     part = options.output.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1))

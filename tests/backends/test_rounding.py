@@ -163,23 +163,52 @@ def test_special_values():
     assert rounding.round_bfloat16(beyond, torch.tensor([0xFFFF])).item() == inf
 
 
+def at_the_threshold(bits: list[int]) -> torch.Tensor:
+    """Numbers from 1 to 1 + 2^-7, bfloat16's next: these bits just round them up, and less by 1 down."""
+    return torch.tensor([0x3F800000 + 0x10000 - b for b in bits], dtype=torch.int32).view(torch.float32)
+
+
+def just_below(x: torch.Tensor) -> torch.Tensor:
+    return (x.view(torch.int32) - 1).view(torch.float32)
+
+
+def zeros(dtype: torch.dtype, size: int = 4) -> Layers:
+    p, m, v = (torch.zeros(size, dtype=dtype) for _ in range(3))
+    return Layers([p], [torch.zeros(size)], [m], [v], [size])
+
+
+def scalars(key: int | None, round_p: bool) -> Scalars:
+    column = [0.0]
+    keys = None if key is None else [key]
+    return Scalars(0.9, 0.999, 0.0, 1.0, 1.0, None, column, column, column, column, keys, round_p)
+
+
 @pytest.mark.parametrize("round_p", [False, True])
 def test_each_tensor_gets_its_own_bits(round_p):
     """write() gives m the low half, v the high half, p the remixed half, and p only when asked."""
-    x = torch.linspace(1, 2, 4)
-    low = torch.bfloat16
-    layers = Layers(
-        [torch.zeros(4, dtype=low)], [x], [torch.zeros(4, dtype=low)], [torch.zeros(4, dtype=low)], [4]
-    )
-    column = [0.0]
-    s = Scalars(
-        0.9, 0.999, 0.0, 1.0, 1.0, None, column, column, column, column, [VECTORS[0, 0, 1][0]], round_p
-    )
-    rounding.write(layers, 0, x, x, x, s)
-    _, words, p_bits = VECTORS[0, 0, 1]
-    m_bits, v_bits = torch.tensor([w & 0xFFFF for w in words]), torch.tensor([w >> 16 for w in words])
-    assert torch.equal(layers.m[0], rounding.round_bfloat16(x, m_bits))
-    assert torch.equal(layers.v[0], rounding.round_bfloat16(x, v_bits))
-    assert not torch.equal(layers.m[0], layers.v[0])
-    p = rounding.round_bfloat16(x, torch.tensor(p_bits)) if round_p else x.bfloat16()
-    assert torch.equal(layers.p[0], p)
+    key, words, p_bits = VECTORS[0, 0, 1]
+    p, m, v = map(at_the_threshold, (p_bits, [w & 0xFFFF for w in words], [w >> 16 for w in words]))
+    layers, s = zeros(torch.bfloat16), scalars(key, round_p)
+    rounding.write(layers, 0, p, m, v, s)
+    assert [x[0].tolist() for x in (layers.m, layers.v)] == [[1 + 2**-7] * 4] * 2
+    assert layers.p[0].tolist() == ([1 + 2**-7] * 4 if round_p else p.bfloat16().tolist())
+    rounding.write(layers, 0, *map(just_below, (p, m, v)), s)
+    assert [x[0].tolist() for x in (layers.m, layers.v)] == [[1.0] * 4] * 2
+    assert layers.p[0].tolist() == ([1.0] * 4 if round_p else just_below(p).bfloat16().tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_keys_everything_is_stored_and_rounded_to_the_nearest(dtype):
+    layers = zeros(dtype)
+    stored = [torch.tensor([1.001, -2.7, 3e-5, 7.0]) * factor for factor in (1.0, 1.1, 1.2)]
+    rounding.write(layers, 0, *stored, scalars(None, True))
+    for found, x in zip((layers.p, layers.m, layers.v), stored, strict=True):
+        assert torch.equal(found[0], x.to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (5, 4)])
+def test_where_memory_has_gaps_places_are_those_of_a_contiguous_moment(shape):
+    gaps = torch.zeros(*shape[:-1], 2 * shape[-1] - 1)[..., ::2]
+    assert gaps.shape == shape
+    assert not gaps.is_contiguous()
+    assert torch.equal(rounding.words(gaps, 7), rounding.words(torch.zeros(shape), 7))

@@ -1,7 +1,7 @@
 """torch's own tests of its optimizers, told anew over INFOS: each setting in each implementation.
 
 The settings, the schedulers and the wrong arguments are those that torch's wheel has for Adam (database.py).
-docs/torch-contract.md says which of torch's tests is where.
+docs/design/torch-contract.md says which of torch's tests is where.
 """
 
 import copy

@@ -16,7 +16,7 @@ from aida_bench.report.results import Group
 from aida_bench.report.statistics import Interval, Spread, interval, paired_interval, summarise
 from helpers.bench.report_runs import RESULTS, result, write
 
-SCRIPT = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "intervals.py"))
+SCRIPT = runpy.run_path(str(Path(__file__).parents[3] / "reproduce" / "intervals.py"))
 
 
 def test_summary():

@@ -11,7 +11,7 @@ from aida_bench.tasks import create_task
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).parents[3] / "benchmarks" / "low_precision.py"
+    path = Path(__file__).parents[3] / "reproduce" / "low_precision.py"
     spec = importlib.util.spec_from_file_location("low_precision", path)
     module = sys.modules["low_precision"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -58,6 +58,7 @@ def find(layers: Layers, chunk: int) -> Found:
     layout = copied = None
     if last is not None and last.layout.captured:
         last = None
+    addresses: list[int] = []
     if last is not None and not last.copied and layers.addresses is not None:
         addresses = layers.addresses.T.ravel().tolist()
         if (layers.addresses % 16 == 0).all(0).tolist() == last.layout.aligned:

@@ -122,7 +122,7 @@ class Translation:
         """After the last epoch BLEU, and translations.txt: source, reference and translation of each test."""
         if epoch < epochs:
             return {}
-        measures = {}
+        measures, texts = {}, []
         for split in self.splits:
             found = self.translate(model, split, device)
             sources, references = zip(*(self.pairs[split][i] for i in found), strict=True)

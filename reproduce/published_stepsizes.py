@@ -1,4 +1,6 @@
-"""Runs of VGG11 on CIFAR-10 beside the figure of arXiv 2203.13273: `python published_stepsizes.py RUNS OUT`.
+"""Runs of VGG11 on CIFAR-10 beside the figure of arXiv 2203.13273.
+
+    python reproduce/published_stepsizes.py RUNS OUT
 
 RUNS: what `aida compare cifar10 --model vgg11 ...` wrote. OUT has published.csv (optimizer, layer, epoch,
 mean, std; digitised) and receives comparison.csv (every cell with its error), table.md and figure.png.

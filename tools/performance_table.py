@@ -1,6 +1,6 @@
-"""Write the README's performance table from a result of `aida bench step`.
+"""Write the table of what a step costs, in docs/design/performance.md, from a result of `aida bench step`.
 
-    python benchmarks/readme_table.py [benchmarks/step.json] [README.md]
+    python tools/performance_table.py [docs/results/step/step.json] [docs/design/performance.md]
 
 The table stands between the lines <!-- performance --> and <!-- /performance -->.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 from aida_bench.bench.report import markdown
 from aida_bench.storage.files import write_text
 
+RESULT, PAGE = "docs/results/step/step.json", "docs/design/performance.md"
 BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
 OURS = ("Aida", "AdaBelief", "AdamPlus", "LAdam", "LAdaBelief", "LAida")
 SHOWN = [
     *(f"{name}, fused" for name in OURS),
     "Aida, fused, bfloat16 moments",
-    "Aida, foreach",
     "torch AdamW, foreach",
     "torch SGD, fused",
     "pytorch_optimizer Aida, loop",
@@ -37,14 +37,14 @@ def replaced(text: str, table: str) -> str:
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
 
 
-def main(result: str = "benchmarks/step.json", readme: str = "README.md") -> None:
+def main(result: str = RESULT, page: str = PAGE) -> None:
     try:
         table = markdown(json.loads(Path(result).read_text(encoding="utf-8")), SHOWN)
-        write_text(Path(readme), replaced(Path(readme).read_text(encoding="utf-8"), table))
+        write_text(Path(page), replaced(Path(page).read_text(encoding="utf-8"), table))
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}; `aida bench step` writes the result")
     except ValueError as error:
-        sys.exit(f"{readme}: {error}")
+        sys.exit(f"{page}: {error}")
 
 
 if __name__ == "__main__":

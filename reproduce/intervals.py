@@ -1,6 +1,6 @@
 """How often the report's intervals hold the mean that they are of: docs/results/intervals.md.
 
-python benchmarks/intervals.py --trials 100000
+python reproduce/intervals.py --trials 100000
 """
 
 from __future__ import annotations

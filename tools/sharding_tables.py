@@ -1,8 +1,8 @@
-"""Bytes and messages that an optimizer adds to one step of a sharded model; prints docs/scaling.md's tables.
+"""Bytes and messages that an optimizer adds to one step of a sharded model; prints docs/guide/sharding.md's.
 
-    python benchmarks/scaling.py
+    python tools/sharding_tables.py
 
-Counted from the published algorithms under the assumptions of docs/scaling.md; nothing here is timed.
+Counted from the published algorithms under the assumptions of docs/guide/sharding.md; nothing here is timed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does training survive bfloat16 moments and parameters? Digits CNN over seeds, as a Markdown table.
 
-    python benchmarks/low_precision.py [--seeds 10] [--epochs 20] [--optimizers aida,ladam] [--lr 1e-4]
+    python reproduce/low_precision.py [--seeds 10] [--epochs 20] [--optimizers aida,ladam] [--lr 1e-4]
 
 Runs of one seed share the initial model, the data order and the dropout, so differences are paired. "nearest"
 is the control: the same types, rounded to the nearest in place of at random. eps is 1e-16, so that v is felt:
