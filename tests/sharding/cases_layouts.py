@@ -165,6 +165,26 @@ def messages_are_counted():
         assert counter.get_total_counts() == expected, (cls, own, placements, counter.get_total_counts())
 
 
+@on_ranks(2)
+def messages_have_the_sizes_that_the_page_counts():
+    """4 numbers per layer for gram, 2 for "post", and one row more."""
+    mesh, post = init_device_mesh("cpu", (2,)), dict(layerwise="post")
+    for numbers, cls, own in [
+        ([4], aida.Aida, {}),
+        ([4], aida.LAdam, {}),
+        ([2], aida.LAdam, post),
+        ([4, 2], aida.LAida, post),
+    ]:
+        params, optimizer = run(cls, mesh, (Shard(0),), steps=1, **own)
+        count = sum(isinstance(p, DTensor) and p.placements[0].is_shard() for p in params)
+        assert count >= 6
+        with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as sent:
+            optimizer.step()
+        sizes = [call.args[0].numel() for call in sent.call_args_list]
+        assert sizes == [(count + 1) * n for n in numbers], (cls, own, sizes)
+        assert {call.args[0].dtype for call in sent.call_args_list} == {torch.float64}
+
+
 @on_ranks(4)
 def one_message_for_both_meshes_of_a_data_parallel_group():
     """Layers under TP and FSDP, beside layers under FSDP alone: two messages in all."""

@@ -1,0 +1,76 @@
+"""Which layers of a step share memory, and are stepped one after the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..backends import tensors as memory
+
+
+class Worked(NamedTuple):
+    """A layer of the step: the optimizer's parameter, and the tensors p, g, m, v that are worked on."""
+
+    param: Tensor
+    tensors: tuple[Tensor, ...]
+    is_piece: bool  # of a layer that ranks share
+
+
+def waves_of(layers: list[Worked]) -> tuple[list[int], list[int]]:
+    """Of each layer its wave, and how often its parameter came earlier. Waves are counted down to 0.
+
+    One parameter may stand twice in a group, which torch warns of, and parameters may be views of one memory:
+    each is stepped by itself, in order, as torch's loop does. Nearly all layers are in wave 0, the last one.
+    A piece's wave counts its parameter alone, for which every rank finds the same, whatever its memory.
+    """
+    times = Counter(layer.param for layer in layers)
+    seen: Counter[Tensor] = Counter()
+    earlier, later = [], []
+    for p, *_ in layers:
+        earlier.append(seen[p])
+        seen[p] += 1
+        later.append(times[p] - seen[p])
+    if torch.compiler.is_compiling():
+        return later, earlier
+    spans = [[] if is_piece else [_span(x) for x in (p, m, v)] for _, (p, _, m, v), is_piece in layers]
+    if not _overlap_anywhere(spans):
+        return later, earlier
+    waves = later
+    for i in reversed(range(len(layers))):
+        after = [waves[j] for j in range(i + 1, len(layers)) if _meet(spans[i], spans[j])]
+        waves[i] = max([waves[i], *(wave + 1 for wave in after)])
+    return waves, earlier
+
+
+def _meet(one: list[Span], other: list[Span]) -> bool:
+    return any(_overlap(a, b) for a in one for b in other)
+
+
+Span = tuple[str, int, int] | None  # device, first byte, byte after the last of a plain tensor's memory
+
+
+def _span(x: Tensor) -> Span:
+    if type(x) not in memory.PLAIN or not x.numel() or x.device.type == "meta":
+        return None
+    size = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+    return str(x.device), x.data_ptr(), x.data_ptr() + size * x.element_size()
+
+
+def _overlap_anywhere(spans: list[list[Span]]) -> bool:
+    """Whether two layers share memory."""
+    ordered = sorted((*span, i) for i, of_layer in enumerate(spans) for span in of_layer if span is not None)
+    furthest: dict[str, tuple[int, int]] = {}
+    for device, start, end, i in ordered:
+        last, by = furthest.get(device, (0, -1))
+        if start < last and by != i:
+            return True
+        if end > last:
+            furthest[device] = end, i
+    return False
+
+
+def _overlap(a: Span, b: Span) -> bool:
+    return a is not None and b is not None and a[0] == b[0] and a[1] < b[2] and b[1] < a[2]
