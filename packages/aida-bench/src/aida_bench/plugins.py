@@ -1,8 +1,8 @@
 """Optimizers and tasks from outside the package: by import path, or by an entry point.
 
 An import path is "package.module:Name". It is looked for in the folder where the command was started too, as
-`python -m` does, and beside a study's file. An entry point is a name in one of the two groups below, which any
-installed package can have:
+`python -m` does, and beside a study's file. An entry point is a name in one of the two groups below, which
+any installed package can have:
 
     [project.entry-points."aida_bench.optimizers"]
     lion = "mypackage.optim:Lion"

@@ -98,11 +98,9 @@ def export(
 
 
 def _study(file: Path, only: Sequence[str] | None) -> tuple[Study, list[str]]:
-    from aida_bench.study.run import prepare
-    from aida_bench.study.spec import read_study
+    from aida_bench.study.read import read_study
 
     study = read_study(expand(file))
-    prepare(study)
     return study, [choose(f"task of {file}", task, study.tasks) for task in only or study.tasks]
 
 
@@ -112,14 +110,15 @@ def _show(study: Study, tasks: Sequence[str], console: Console, workers: int | N
 
     found = of.status(study, tasks, read_records(study))
     table = Table(title=f"{study.about.name}: runs done of planned, core-hours", title_justify="left")
-    for heading in ("task", "epochs (tuning)", "s/epoch", *of.STAGES, "used", "left", "widening"):
+    for heading in ("task", "epochs", "s/ep", "tune", "final", "publ.", "base", "used", "left", "+wide"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for each in found.tasks:
-        shown = [f"{each.done[s]}/{each.planned[s]}" for s in of.STAGES]
+        shown = [f"{each.done[s]}/{each.planned[s]}" for s in of.STAGES]  # base: the untrained model
         seconds = f"{each.epoch_seconds:.3g}{'' if each.measured else '?'}" if each.epoch_seconds else "–"
         hours = (f"{each.used:.2f}", *(_hours(h) for h in (each.left, each.widening)))
-        table.add_row(each.task, f"{each.epochs} ({each.tuning_epochs})", seconds, *shown, *hours)
+        table.add_row(each.task, f"{each.tuning_epochs}, {each.epochs}", seconds, *shown, *hours)
     console.print(table)
+    say(console, "epochs of a tuning run and of a final one; s/ep: CPU seconds of an epoch; base: untrained")
     for line in _summary(study, found, workers):
         say(console, line)
 
@@ -129,9 +128,9 @@ def _hours(hours: float | None) -> str:
 
 
 def _summary(study: Study, found: Status, workers: int | None) -> list[str]:
-    limit = study.about.core_hours
+    limit = "" if study.about.core_hours is None else f" of {study.about.core_hours:g}"
     lines = [
-        f"used {found.used:.2f} core-hours{'' if limit is None else f' of {limit:g}'}, left {_hours(found.left)}, "
+        f"used {found.used:.2f} core-hours{limit}, left {_hours(found.left)}, "
         f"with all widenings {_hours(found.most)}; running now: {len(found.running)}"
     ]
     if any(not each.measured for each in found.tasks):

@@ -1,9 +1,9 @@
 """Which runs a study has, stage by stage; what a later stage is depends on what an earlier one found.
 
 On each task, phase after phase: tune the phase's optimizers; widen ranges where a best point lies at an edge,
-for every optimizer tuned so far; train all with what was chosen on the final seeds; then with published
-settings. A stage is decided when the one before is complete, from its rows alone, so that neither the order
-in which runs end nor a kill changes what is run.
+for every optimizer tuned so far; train all with what was chosen on the final seeds. In the end, train with
+published settings. A stage is decided when the one before is complete, from its rows alone, so that neither
+the order in which runs end nor a kill changes what is run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNTRAINED = "untrained"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run; `key` is its folder within the study's, `stage` "tune", "final", "published" or "untrained"."""
+    """One run; `key`: its folder within the study's; `stage`: "tune", "final", "published", "untrained"."""
 
     key: str
     task: str
@@ -41,7 +41,7 @@ class Cell:
 class TaskPlan:
     """The stages of one task, given what has been found; afterwards, what they came to.
 
-    `points`: of each tuned optimizer, those declared and those added; `ranges`: of each axis that was widened;
+    `points`: of each tuned optimizer, declared and added; `ranges`: of each axis that was widened;
     `added`: of each widening the ranges before it and the sides that it moved.
     """
 
@@ -54,15 +54,16 @@ class TaskPlan:
 
     def stages(self) -> Iterator[list[Cell]]:
         """Each to be complete before the next is asked for; where it is not, the next is a guess."""
-        yield [self._cell(UNTRAINED, UNTRAINED, None, {"lr": 0.0}, self.study.final.seeds[0])]
         members = self.optimizers
+        rest = [self._cell(UNTRAINED, UNTRAINED, None, {"lr": 0.0}, self.study.final.seeds[0])]
         for phase in sorted({each.phase for each in members.values()}):
             new = [label for label, each in members.items() if each.phase == phase and each.tune]
             for label in new:
                 self.points[label] = space.first_points(self.study, label)
                 for number in range(len(self.added)):
                     self._widen(label, number)
-            yield self._tuning(new)
+            yield self._tuning(new) + rest
+            rest = []
             while len(self.added) < self.study.tuning.widenings and (sides := self.sides()):
                 self.added.append((self.ranges, sides))
                 self.ranges = space.widen(self.study, self.ranges, sides)
@@ -70,7 +71,7 @@ class TaskPlan:
                     self._widen(label, len(self.added) - 1)
                 yield self._tuning(self.points)
             yield self._finals(label for label, each in members.items() if each.phase <= phase)
-            yield self._published(label for label, each in members.items() if each.phase == phase)
+        yield self._published(members)
 
     def all_cells(self) -> list[Cell]:
         """Every cell as far as it can be told: what is chosen later is guessed, and nothing more widened."""
@@ -109,16 +110,16 @@ class TaskPlan:
     def sides(self) -> list[space.Side]:
         """All sides to widen; none while a point has not ended, or for an optimizer that always diverged."""
         costs = {label: self.costs(label) for label in self.points}
-        if any(cost is None for mine in costs.values() for cost in mine):
+        if any(None in mine for mine in costs.values()):
             return []
-        found = (side for label in self.points if min(costs[label]) < inf for side in self.edges(label))
+        reached = [label for label, mine in costs.items() if any(cost != inf for cost in mine)]
+        found = (side for label in reached for side in self.edges(label))
         return [s for s in sorted(set(found)) if s[0][0] in self.study.tuning.widened]
 
     def settings(self, label: str) -> dict[str, Any]:
         """What an optimizer's final runs are trained with."""
-        return self._settings(
-            label, self.points[source][self.chosen(source)] if (source := self._source(label)) else {}
-        )
+        source = self._source(label)
+        return self._settings(label, self.points[source][self.chosen(source)] if source else {})
 
     def _source(self, label: str) -> str:
         spec = self.study.optimizers[label]
@@ -150,8 +151,8 @@ class TaskPlan:
         wanted = self.study.tuning.fraction * self.epochs
         if round(wanted) < 1:
             raise UserError(
-                f"a fraction of {self.study.tuning.fraction} of {self.epochs} epochs of {self.task} is no epoch: "
-                f"give [tasks.{self.task}] more epochs, or [tuning] a larger fraction."
+                f"a fraction of {self.study.tuning.fraction} of {self.epochs} epochs of {self.task} is no "
+                f"epoch: give [tasks.{self.task}] more epochs, or [tuning] a larger fraction."
             )
         return round(wanted)
 
@@ -200,9 +201,9 @@ class TaskPlan:
         spec, about, preset = self.study.tasks[self.task], self.study.about, self.preset
         epochs = {"tune": self.tuning_epochs, UNTRAINED: 1}.get(stage, self.epochs)
         config = {
-            "task": spec.task, "preset": spec.preset, "model": spec.model or preset.models[0], "epochs": epochs,
-            "batch_size": spec.batch_size or preset.batch_size, "limit_batches": spec.limit_batches,
-            "device": about.device, "precision": about.precision, "devices": 1, "strategy": None,
+            "task": spec.task, "preset": spec.preset, "model": spec.model or preset.models[0],
+            "epochs": epochs, "batch_size": spec.batch_size or preset.batch_size,
+            "limit_batches": spec.limit_batches, "device": about.device, "precision": about.precision, "devices": 1, "strategy": None,
             "optimizer": "sgd" if stage == UNTRAINED else self.study.optimizers[label].optimizer,
             "settings": dict(settings), "seed": seed, "threads": about.threads,
         }  # fmt: skip
@@ -217,8 +218,8 @@ def check_same(cell: Cell, found: Row) -> None:
     for key in IDENTITY:
         if cell.config.get(key) != found.get(key):
             raise UserError(
-                f"the finished run {cell.key} has {key} {found.get(key)!r}, the study's file {cell.config.get(key)!r}: "
-                "undo the change, or give the study another name and rows."
+                f"the finished run {cell.key} has {key} {found.get(key)!r}, the study's file "
+                f"{cell.config.get(key)!r}: undo the change, or give the study another name and rows."
             )
 
 

@@ -108,9 +108,8 @@ def write_rows(folder: Path, records: Iterable[Record]) -> Path:
     """The same records give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     text = to_json_lines(asdict(each) for each in sorted(records, key=lambda each: each.key))
-    with replaced(folder / ROWS) as beside, open(beside, "wb") as raw:
-        with gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
-            file.write(text.encode())
+    with replaced(folder / ROWS) as beside:
+        beside.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     return folder / ROWS
 
 

@@ -14,7 +14,6 @@ from aida_bench.errors import UserError
 from aida_bench.execution.dispatch import run_all
 from aida_bench.execution.job import BUSY, Job
 from aida_bench.execution.progress import Bars
-from aida_bench.plugins import search_in
 from aida_bench.storage.files import make_folder
 from aida_bench.study.cells import Cell, next_cells
 from aida_bench.study.records import read_records
@@ -33,14 +32,8 @@ class Where:
     ray: str | None = None
 
 
-def prepare(study: Study) -> None:
-    """Let the study's own Python files be found."""
-    search_in([study.path.parent.resolve()])
-
-
 def carry_out(study: Study, tasks: Sequence[str], where: Where, console: Console) -> bool:
     """Run all that is left of the tasks; whether it is all, or the core-hours have ended before."""
-    prepare(study)
     checked: set[str] = set()
     while True:
         found = read_records(study)
@@ -70,8 +63,8 @@ def check_settings(cells: Sequence[Cell], checked: set[str]) -> None:
             build_optimizer(config["optimizer"], nn.Linear(1, 1), **config["settings"])
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"{cell.optimizer} on {cell.task} does not take {config['settings']}: {error}: change its settings, "
-                "recipe or tune in the study's file."
+                f"{cell.optimizer} on {cell.task} does not take {config['settings']}: {error}: change "
+                "its settings, recipe or tune in the study's file."
             ) from error
 
 

@@ -75,7 +75,8 @@ def unit_points(count: int, dimensions: int, seed: int) -> list[list[float]]:
     from scipy.stats import qmc
 
     drawn = 1 << (count - 1).bit_length()  # a power of two, without which scipy warns
-    return qmc.Sobol(max(dimensions, 1), scramble=True, seed=seed).random(drawn)[:count].tolist()
+    engine: Any = qmc.Sobol  # whose seed newer versions call rng
+    return engine(max(dimensions, 1), scramble=True, seed=seed).random(drawn)[:count].tolist()
 
 
 def _keys(study: Study) -> list[str]:

@@ -18,7 +18,8 @@ from aida_bench.tasks.base import Task
 
 __all__ = ["TASKS", "create_task", "presets_of"]
 
-PLAIN = {"small": Preset(("default",), epochs=1, batch_size=64, seeds=1, optimizers=(), recipes={})}
+_plain = Preset(("default",), epochs=1, batch_size=64, seeds=1, optimizers=(), recipes={})
+PLAIN = {"small": _plain, "study": _plain}
 """Of a class without presets: `model` is "default" unless told otherwise, and no optimizer has a recipe."""
 
 
