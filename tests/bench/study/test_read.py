@@ -6,7 +6,7 @@ import pytest
 
 from aida_bench.errors import UserError
 from aida_bench.study.read import read_study
-from bench.study.files import TINY, write
+from helpers.bench.studies import TINY, write
 
 WRONG = [
     ("points = 3", "pionts = 3", r"unknown key of \[tuning\] in study.toml 'pionts': did you mean points"),

@@ -16,9 +16,9 @@ from aida_bench.study.cells import next_cells
 from aida_bench.study.read import read_study
 from aida_bench.study.records import read_records
 from aida_bench.study.status import affordable
-from bench.kills import killed
-from bench.study.files import ROOT, TINY, write
-from bench.test_cli import invoke, refused
+from helpers.bench.command import invoke, refused
+from helpers.bench.kills import killed
+from helpers.bench.studies import ROOT, TINY, write
 
 DEATHS = 3
 """How often a study dies; each start costs seconds of imports."""

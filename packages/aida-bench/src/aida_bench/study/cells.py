@@ -20,7 +20,7 @@ from aida_bench.storage.files import Row
 from aida_bench.storage.run import IDENTITY
 from aida_bench.study import space
 from aida_bench.study.records import Found, plain, scoring_of
-from aida_bench.study.spec import OptimizerSpec, Study
+from aida_bench.study.spec import OptimizerEntry, Study
 from aida_bench.tasks import presets_of
 
 UNTRAINED = "untrained"
@@ -81,7 +81,7 @@ class TaskPlan:
         self.points[label] += space.wider_points(self.study, label, number + 1, *self.added[number])
 
     @property
-    def optimizers(self) -> dict[str, OptimizerSpec]:
+    def optimizers(self) -> dict[str, OptimizerEntry]:
         """Those that take part in this task."""
         return {k: v for k, v in self.study.optimizers.items() if v.tasks is None or self.task in v.tasks}
 
@@ -203,7 +203,8 @@ class TaskPlan:
         config = {
             "task": spec.task, "preset": spec.preset, "model": spec.model or preset.models[0],
             "epochs": epochs, "batch_size": spec.batch_size or preset.batch_size,
-            "limit_batches": spec.limit_batches, "device": about.device, "precision": about.precision, "devices": 1, "strategy": None,
+            "limit_batches": spec.limit_batches, "device": about.device, "precision": about.precision,
+            "devices": 1, "strategy": None,
             "optimizer": "sgd" if stage == UNTRAINED else self.study.optimizers[label].optimizer,
             "settings": dict(settings), "seed": seed, "threads": about.threads,
         }  # fmt: skip

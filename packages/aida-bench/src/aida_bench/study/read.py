@@ -15,12 +15,12 @@ from aida_bench.study.spec import (
     About,
     Comparisons,
     Final,
-    OptimizerSpec,
+    OptimizerEntry,
     Published,
     Range,
     Study,
     Sweep,
-    TaskSpec,
+    TaskEntry,
     Tuning,
 )
 
@@ -41,11 +41,11 @@ def read_study(path: Path) -> Study:
     reader.check_keys(content, known, "the file")
     about = reader.read(About, content.get("study", {}), "[study]")
     about = About(**{**vars(about), "name": about.name or path.stem})
-    tasks = reader.read_all(TaskSpec, content.get("tasks", {}), "tasks")
-    optimizers = reader.read_all(OptimizerSpec, content.get("optimizers", {}), "optimizers")
-    tasks = {label: TaskSpec(**{**vars(each), "task": each.task or label}) for label, each in tasks.items()}
+    tasks = reader.read_all(TaskEntry, content.get("tasks", {}), "tasks")
+    optimizers = reader.read_all(OptimizerEntry, content.get("optimizers", {}), "optimizers")
+    tasks = {label: TaskEntry(**{**vars(each), "task": each.task or label}) for label, each in tasks.items()}
     optimizers = {
-        label: OptimizerSpec(
+        label: OptimizerEntry(
             **{
                 **vars(each),
                 "optimizer": each.optimizer or label,
@@ -74,12 +74,12 @@ def read_study(path: Path) -> Study:
 
 
 def _swept(
-    label: str, sweep: Sweep, optimizers: Mapping[str, OptimizerSpec], reader: _Reader
+    label: str, sweep: Sweep, optimizers: Mapping[str, OptimizerEntry], reader: _Reader
 ) -> dict[str, Any]:
     choose(f"optimizer of [sweeps.{label}] in {reader.name}", sweep.optimizer, optimizers)
     base = optimizers[sweep.optimizer]
     return {
-        f"{sweep.optimizer} {sweep.key}={value:g}": OptimizerSpec(
+        f"{sweep.optimizer} {sweep.key}={value:g}": OptimizerEntry(
             base.optimizer, base.recipe, {**base.settings, sweep.key: value}, settings_from=sweep.optimizer,
             phase=max(sweep.phase, base.phase), seeds=sweep.seeds, tasks=sweep.tasks or base.tasks,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aida_bench.errors import UserError, choose
-from aida_bench.report.metrics import MEASURES, Measure, key_measure, measure_named
+from aida_bench.report.metrics import METRICS, Metric, key_measure, measure_named
 from aida_bench.report.read_rows import read_folder
 from aida_bench.report.results import Result
 from aida_bench.storage.files import Row, from_json_lines, replaced, to_json_lines
@@ -117,7 +117,7 @@ def write_rows(folder: Path, records: Iterable[Record]) -> Path:
 class Scoring:
     """What a task is tuned by and compared by: a measure of the validation split, and of the test split."""
 
-    measure: Measure
+    measure: Metric
     tuned_by: str
     scored_by: str
 
@@ -136,7 +136,7 @@ def scoring_of(study: Study, task: str, found: Found) -> Scoring | None:
     wanted = study.tasks[task].measure
     if wanted is not None:
         choose(f"measure of [tasks.{task}] in {study.path.name}", wanted, names)
-    name = wanted or next((each for each in MEASURES if each in names), names[0])
+    name = wanted or next((each for each in METRICS if each in names), names[0])
     tuned_by, tested = f"validation_{name}", f"test_{name}"
     return Scoring(measure_named(name), tuned_by, tested if tested in keys else tuned_by)
 

@@ -71,7 +71,7 @@ class Comparisons:
 
 
 @dataclass(frozen=True)
-class TaskSpec:
+class TaskEntry:
     """[tasks.LABEL]"""
 
     task: str = ""
@@ -87,7 +87,7 @@ class TaskSpec:
 
 
 @dataclass(frozen=True)
-class OptimizerSpec:
+class OptimizerEntry:
     """[optimizers.LABEL]: settings are the recipe's, then those given here, then the tuned point's."""
 
     optimizer: str = ""
@@ -126,8 +126,8 @@ class Study:
     published: Published | None
     comparisons: Comparisons | None
     space: Mapping[str, Range]
-    tasks: Mapping[str, TaskSpec]
-    optimizers: Mapping[str, OptimizerSpec]
+    tasks: Mapping[str, TaskEntry]
+    optimizers: Mapping[str, OptimizerEntry]
 
     @property
     def folder(self) -> Path:
