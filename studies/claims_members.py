@@ -53,7 +53,7 @@ class WholeModelDamping(Aida):
 class CappedMomentum(torch.optim.Optimizer):
     """What a member is whose every stepsize sits at the cap: p <- p - lr*cap/(1 - b1^t)*m.
 
-    cap = sqrt((1-b2)/eps), m Adam's momentum. That is momentum SGD at lr*cap*(1-b1) with Adam's first bias
+    cap = sqrt((1-b2)/eps), m Adam's momentum; weight decay as a member's, coupled or decoupled. That is momentum SGD at lr*cap*(1-b1) with Adam's first bias
     correction in its schedule: torch's SGD sums gradients where Adam averages them.
     """
 
@@ -64,10 +64,13 @@ class CappedMomentum(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        **unused: Any,
+        decoupled_weight_decay: bool = False,
+        K: int = 0,
+        xi: float = 0.0,
     ) -> None:
-        """Weight decay is coupled. K and xi of Aida's settings are taken and have no meaning here."""
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        """K and xi are taken, so that Aida's settings are valid, and have no meaning here."""
+        shared = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**shared, "decoupled_weight_decay": decoupled_weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -81,5 +84,7 @@ class CappedMomentum(torch.optim.Optimizer):
                 if not state:
                     state.update(step=0, exp_avg=torch.zeros_like(p))
                 state["step"] += 1
-                state["exp_avg"].lerp_(p.grad.add(p, alpha=group["weight_decay"]), 1 - b1)
+                decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
+                state["exp_avg"].lerp_(p.grad.add(p, alpha=0.0 if decoupled else decay), 1 - b1)
+                p.mul_(1 - group["lr"] * decay if decoupled else 1.0)
                 p.sub_(state["exp_avg"], alpha=group["lr"] * cap / (1 - b1 ** state["step"]))

@@ -104,11 +104,19 @@ def test_several_layers_tell_them_apart_and_every_backend_gives_the_same(member)
     assert close([[p.double() for p in each] for each in fused], eager, 1e-3)
 
 
-def test_capped_momentum_is_aida_at_the_cap_and_momentum_sgd_with_a_bias_correction():
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_capped_momentum_is_aida_at_the_cap(decoupled):
     """With eps so large that v does not count, every stepsize is the cap."""
-    settings = dict(lr=0.5, betas=(0.8, 0.99), eps=1e9, weight_decay=0.1)
+    settings = dict(lr=0.5, betas=(0.8, 0.99), eps=1e9, weight_decay=0.1, decoupled_weight_decay=decoupled)
     capped = train(lambda p: members.CappedMomentum(p, K=2, xi=1e-20, **settings), foreach=None)
     assert close(capped, train(lambda p, **k: Aida(p, **settings, **k)), 1e-9)
+    other = {**settings, "decoupled_weight_decay": not decoupled}
+    assert not close(capped, train(lambda p, **k: Aida(p, **other, **k)), 1e-6)
+
+
+def test_capped_momentum_is_momentum_sgd_with_a_bias_correction():
+    settings = dict(lr=0.5, betas=(0.8, 0.99), eps=1e9, weight_decay=0.1)
+    capped = train(lambda p: members.CappedMomentum(p, **settings), foreach=None)
 
     def scheduled(params):
         effective = 0.5 * (0.01 / 1e9) ** 0.5 * (1 - 0.8)

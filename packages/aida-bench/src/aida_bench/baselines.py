@@ -24,8 +24,20 @@ def build_optimizer(name: str, model: nn.Module, **settings: Any) -> Optimizer:
     if name in RIVALS:
         return RIVALS[name](model, **settings)
     if plugins.is_plugin(plugins.OPTIMIZERS, name):
-        return plugins.load_plugin(plugins.OPTIMIZERS, name)(_trainable(model), **settings)
+        return _own(name, model, **settings)
     return create_optimizer(VARIANTS.get(name, name), model, **settings)
+
+
+def _own(name: str, model: nn.Module, *, no_decay: Any = (), **settings: Any) -> Optimizer:
+    """One from outside; `no_decay` is create_optimizer's, which makes the groups."""
+    params: list[Any] = _trainable(model)
+    if no_decay:
+        grouped = create_optimizer("sgd", model, lr=0.0, weight_decay=1.0, no_decay=no_decay).param_groups
+        params = [
+            {"params": group["params"], **({} if group["weight_decay"] else {"weight_decay": 0.0})}
+            for group in grouped
+        ]
+    return plugins.load_plugin(plugins.OPTIMIZERS, name)(params, **settings)
 
 
 def _rival(name: str) -> Callable[..., Optimizer]:

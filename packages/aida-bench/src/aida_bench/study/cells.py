@@ -56,7 +56,8 @@ class TaskPlan:
         """Each to be complete before the next is asked for; where it is not, the next is a guess."""
         members = self.optimizers
         rest = [self._cell(UNTRAINED, UNTRAINED, None, {"lr": 0.0}, self.study.final.seeds[0])]
-        for phase in sorted({each.phase for each in members.values()}):
+        phases = sorted({each.phase for each in members.values()})
+        for phase in phases:
             new = [label for label, each in members.items() if each.phase == phase and each.tune]
             for label in new:
                 self.points[label] = space.first_points(self.study, label)
@@ -71,7 +72,12 @@ class TaskPlan:
                     self._widen(label, len(self.added) - 1)
                 yield self._tuning(self.points)
             yield self._finals(label for label, each in members.items() if each.phase <= phase)
-        yield self._published(members)
+            if self._published_after(phases) == phase:
+                yield self._published(members)
+
+    def _published_after(self, phases: list[int]) -> int | None:
+        wanted = self.study.published.phase if self.study.published else None
+        return max((phase for phase in phases if wanted is None or phase <= wanted), default=phases[0])
 
     def all_cells(self) -> list[Cell]:
         """Every cell as far as it can be told: what is chosen later is guessed, and nothing more widened."""

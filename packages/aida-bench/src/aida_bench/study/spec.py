@@ -58,6 +58,8 @@ class Published:
 
     seeds: tuple[int, ...]
     preset: str = "paper"
+    phase: int | None = None
+    """After which phase they are run; by default the last."""
 
 
 @dataclass(frozen=True)
