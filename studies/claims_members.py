@@ -53,8 +53,9 @@ class WholeModelDamping(Aida):
 class CappedMomentum(torch.optim.Optimizer):
     """What a member is whose every stepsize sits at the cap: p <- p - lr*cap/(1 - b1^t)*m.
 
-    cap = sqrt((1-b2)/eps), m Adam's momentum; weight decay as a member's, coupled or decoupled. That is momentum SGD at lr*cap*(1-b1) with Adam's first bias
-    correction in its schedule: torch's SGD sums gradients where Adam averages them.
+    cap = sqrt((1-b2)/eps), m Adam's momentum; weight decay as a member's, coupled or decoupled. That is
+    momentum SGD at lr*cap*(1-b1) with Adam's first bias correction in its schedule: torch's SGD sums
+    gradients where Adam averages them.
     """
 
     def __init__(
