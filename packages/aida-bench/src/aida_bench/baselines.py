@@ -1,4 +1,8 @@
-"""Optimizers by name: the library's and torch's, and rivals as `pytorch_optimizer` has them."""
+"""Optimizers by name: the library's and torch's, rivals as `pytorch_optimizer` has them, and anybody's own.
+
+One's own is an import path such as "mypackage.optim:Lion", or an entry point of the group
+"aida_bench.optimizers": a class, or any function, that takes parameters and then its settings by name.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from aida import create_optimizer
+from aida_bench import plugins
 
 VARIANTS = {"aida-k1": "aida"}
 """Names for one optimizer under settings of its own; the recipe holds them."""
@@ -18,7 +23,21 @@ def build_optimizer(name: str, model: nn.Module, **settings: Any) -> Optimizer:
     """The optimizer `name` for all trainable parameters of `model`."""
     if name in RIVALS:
         return RIVALS[name](model, **settings)
+    if plugins.is_plugin(plugins.OPTIMIZERS, name):
+        return _own(name, model, **settings)
     return create_optimizer(VARIANTS.get(name, name), model, **settings)
+
+
+def _own(name: str, model: nn.Module, *, no_decay: Any = (), **settings: Any) -> Optimizer:
+    """One from outside; `no_decay` is create_optimizer's, which makes the groups."""
+    params: list[Any] = _trainable(model)
+    if no_decay:
+        grouped = create_optimizer("sgd", model, lr=0.0, weight_decay=1.0, no_decay=no_decay).param_groups
+        params = [
+            {"params": group["params"], **({} if group["weight_decay"] else {"weight_decay": 0.0})}
+            for group in grouped
+        ]
+    return plugins.load_plugin(plugins.OPTIMIZERS, name)(params, **settings)
 
 
 def _rival(name: str) -> Callable[..., Optimizer]:

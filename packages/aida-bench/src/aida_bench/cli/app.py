@@ -13,6 +13,7 @@ from aida_bench.cli import bench as cli_bench
 from aida_bench.cli import data as cli_data
 from aida_bench.cli import report as cli_report
 from aida_bench.cli import stepsizes as cli_stepsizes
+from aida_bench.cli import study as cli_study
 from aida_bench.cli.errors import one_line_errors
 from aida_bench.cli.run_options import (
     OPTIMIZERS,
@@ -194,3 +195,4 @@ app.command(epilog=cli_report.EPILOG)(cli_report.report)
 app.command(epilog=cli_stepsizes.EPILOG)(cli_stepsizes.stepsizes)
 app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_study.app, name="study")

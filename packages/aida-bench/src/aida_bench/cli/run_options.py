@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from importlib.util import find_spec
@@ -14,6 +14,8 @@ import typer
 
 from aida_bench.errors import UserError, choose
 from aida_bench.execution import torchrun
+from aida_bench.plugins import OPTIMIZERS as OPTIMIZER_PLUGINS
+from aida_bench.plugins import TASKS, is_plugin
 from aida_bench.recipes import PRESETS, Preset
 from aida_bench.storage.files import expand
 
@@ -108,7 +110,12 @@ class RunOptions:
     quiet: Annotated[bool, Option("--quiet", "-q", help="Print nothing but errors.")] = False
 
     def chosen(self, task: str) -> Preset:
-        presets = PRESETS[choose("task", task, PRESETS)]
+        if is_plugin(TASKS, task):
+            from aida_bench.tasks import presets_of
+
+            presets = presets_of(task)
+        else:
+            presets = PRESETS[choose("task", task, PRESETS)]
         return presets[choose(f"preset for {task}", self.preset, presets)]
 
     def plan(self, task: str, specs: Sequence[OptimizerSpec], seeds: Sequence[int]) -> Plan:
@@ -178,11 +185,17 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def optimizer_specs(task: str, preset: Preset, names: Iterable[str], **settings: Any) -> list[OptimizerSpec]:
-    """Each optimizer with its recipe, and with `settings` in place of the recipe's."""
+    """Each optimizer with its recipe, if it has one, and with `settings` in place of the recipe's."""
     from aida_bench.execution.plan import OptimizerSpec
 
-    names = [choose(f"optimizer for {task}", name, preset.recipes) for name in dict.fromkeys(names)]
-    return [OptimizerSpec(name, name, {**preset.recipes[name].settings, **settings}) for name in names]
+    found = []
+    for name in dict.fromkeys(names):
+        if name not in preset.recipes and is_plugin(OPTIMIZER_PLUGINS, name):
+            own: Mapping[str, Any] = {}
+        else:
+            own = preset.recipes[choose(f"optimizer for {task}", name, preset.recipes)].settings
+        found.append(OptimizerSpec(name.replace(":", "."), name, {**own, **settings}))
+    return found
 
 
 def named(optimizers: str | None, preset: Preset) -> list[str]:

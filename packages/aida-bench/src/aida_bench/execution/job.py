@@ -17,10 +17,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from aida_bench.errors import UserError
-from aida_bench.recipes import PRESETS
 from aida_bench.storage.files import Row, locked
 from aida_bench.storage.run import Run
-from aida_bench.tasks import create_task
+from aida_bench.tasks import create_task, presets_of
 from aida_bench.tasks.base import Task
 from aida_bench.training.fabric import make_fabric
 from aida_bench.training.loop import train
@@ -28,6 +27,8 @@ from aida_bench.training.tensorboard import EpochBoard
 
 LOCK_TIMEOUT_S = 30
 """Seconds to wait for another process to leave a run's folder: a dying one needs a moment."""
+BUSY = "busy"
+"""The status of a shared job that another command carries out now."""
 RETRIES = 5
 """How often a run may lose its process between two epochs before it is given up."""
 
@@ -41,6 +42,8 @@ class Job:
     tensorboard: bool = False
     keep: float = inf
     """Bytes that the checkpoints may take when it has ended; else they are removed."""
+    shared: bool = False
+    """Whether other commands may carry it out too: then one that is at it is no error, but status BUSY."""
 
     @property
     def name(self) -> str:
@@ -74,7 +77,12 @@ def execute(job: Job, on_progress: Callable[[Progress], None] = lambda progress:
     fabric = _fabric(config["device"], config["precision"], config["devices"], config["strategy"])
     with ExitStack() as stack:
         if fabric.is_global_zero:
-            stack.enter_context(_alone(job.folder))
+            try:
+                stack.enter_context(_alone(job.folder, 0 if job.shared else LOCK_TIMEOUT_S))
+            except Busy:
+                if job.shared:
+                    return BUSY
+                raise
             Run(job.folder, config)
         fabric.barrier()
         run = Run(job.folder, config)
@@ -91,9 +99,10 @@ def execute(job: Job, on_progress: Callable[[Progress], None] = lambda progress:
         )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
+# A study's runs take turns between a few tasks, whose data are read once.
+@lru_cache(maxsize=4)
 def load_task(name: str, preset: str, model: str, batch_size: int, limit_batches: int | None) -> Task:
-    options: dict[str, Any] = dict(PRESETS[name][preset].options)
+    options: dict[str, Any] = dict(presets_of(name)[preset].options)
     return create_task(name, model=model, batch_size=batch_size, limit_batches=limit_batches, **options)
 
 
@@ -111,15 +120,19 @@ def resolve_device(device: str, precision: str, devices: int, strategy: str | No
     return found.type if devices > 1 else str(found)
 
 
+class Busy(UserError):
+    """Another process trains in a run's folder."""
+
+
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, timeout_s: float | None = None) -> Iterator[None]:
     """Two processes in one folder would write over each other."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / ".lock", LOCK_TIMEOUT_S))
+            stack.enter_context(locked(folder / ".lock", LOCK_TIMEOUT_S if timeout_s is None else timeout_s))
         except Timeout as error:
-            raise UserError(f"another process trains in {folder}: wait for it, or end it.") from error
+            raise Busy(f"another process trains in {folder}: wait for it, or end it.") from error
         yield
 
 

@@ -1,16 +1,40 @@
-"""The tasks by name. A task's module is imported only when it is asked for."""
+"""The tasks by name. A task's module is imported only when it is asked for.
+
+A name is one of TASKS, or stands for a class with the Task protocol from outside the package: an import path
+such as "mypackage.tasks:MyTask", or an entry point of the group "aida_bench.tasks". Its attribute `presets`
+(name to recipes.Preset), if it has one, holds what it trains with unless told otherwise.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
-from aida_bench.recipes import TASKS
+from aida_bench import plugins
+from aida_bench.errors import choose
+from aida_bench.recipes import TASKS, Preset
 from aida_bench.tasks.base import Task
 
-__all__ = ["TASKS", "create_task"]
+__all__ = ["TASKS", "create_task", "presets_of"]
+
+_plain = Preset(("default",), epochs=1, batch_size=64, seeds=1, optimizers=(), recipes={})
+PLAIN = {"small": _plain, "study": _plain}
+"""Of a class without presets: `model` is "default" unless told otherwise, and no optimizer has a recipe."""
 
 
 def create_task(name: str, **options: object) -> Task:
     """Build the task `name`; `options` are its constructor's (model, batch_size, limit_batches, …)."""
-    module, _, cls = TASKS[name].task.partition(":")
-    return getattr(import_module(module), cls)(**options)
+    return _task_class(name)(**options)
+
+
+def presets_of(name: str) -> Mapping[str, Preset]:
+    """A task's presets by name. Raises UserError for a task that does not exist."""
+    return TASKS[name].presets if name in TASKS else getattr(_task_class(name), "presets", PLAIN)
+
+
+def _task_class(name: str) -> Any:
+    if name not in TASKS and plugins.is_plugin(plugins.TASKS, name):
+        return plugins.load_plugin(plugins.TASKS, name)
+    module, _, cls = TASKS[choose("task", name, TASKS)].task.partition(":")
+    return getattr(import_module(module), cls)

@@ -96,6 +96,7 @@ def train(
     diverged = bool(rows) and rows[-1]["kind"] == "diverged"
     for epoch in range(done + 1, 0 if diverged else epochs + 1):
         start, clock, losses = time.perf_counter(), StepClock(fabric.device), LossMeter()
+        cpu_start = time.process_time()
         lr = optimizers[0].param_groups[0]["lr"]
         model.train()
         whole = task.train_batches(data_order, fabric.device)
@@ -113,7 +114,9 @@ def train(
         else:
             rows.append({"kind": "epoch", "epoch": epoch, "lr": lr, **measures})
             rows += stepsize_rows(parts, epoch)
-        timings.append({"epoch": epoch, "train_seconds": trained, "seconds": time.perf_counter() - start,
+        timings.append({"epoch": epoch, "batches": schedule.batches, "train_seconds": trained,
+                        "seconds": time.perf_counter() - start,
+                        "cpu_seconds": time.process_time() - cpu_start,
                         "step_ms": clock.median_ms})  # fmt: skip
         state = {
             "epoch": epoch,

@@ -1,0 +1,10 @@
+"""Studies: tuned and paired comparisons of optimizers over tasks, declared in one TOML file.
+
+spec        what a study's file may say
+read        the file, checked
+space       quasi-random points in a space of settings, and wider ones
+cells       which runs there are, stage by stage, given what has been found
+records     finished runs, from their folders and from committed rows
+run         carry the cells out, on this machine, on several, on Ray
+status      what is done, what is left, and what it costs
+"""

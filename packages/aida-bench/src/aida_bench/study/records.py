@@ -1,0 +1,150 @@
+"""Finished runs of a study: from their folders, or from committed rows that hold the same."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from aida_bench.errors import UserError, choose
+from aida_bench.report.metrics import METRICS, Metric, key_measure, measure_named
+from aida_bench.report.read_rows import read_folder
+from aida_bench.report.results import Result
+from aida_bench.storage.files import Row, from_json_lines, replaced, to_json_lines
+from aida_bench.storage.run import read_done
+from aida_bench.study.spec import Study
+
+ROWS = "rows.jsonl.gz"
+ABOUT = ("torch", "aida", "commit", "machine")
+"""What of a run's versions is kept."""
+DIGITS = 6
+"""Significant digits of what is told of layers and times; scores keep all."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run: every epoch's measures and times, and its layers' stepsizes at the end."""
+
+    key: str
+    config: Row
+    status: str
+    epochs: list[Row]
+    timings: list[Row]
+    layers: list[Row] = field(default_factory=list)
+    versions: Row = field(default_factory=dict)
+
+    @property
+    def diverged(self) -> bool:
+        return self.status == "diverged"
+
+    @cached_property
+    def cpu_seconds(self) -> float:
+        """Of its epochs; wall seconds where CPU time was not taken."""
+        return sum(row.get("cpu_seconds", row.get("seconds", 0.0)) for row in self.timings)
+
+    @cached_property
+    def seconds(self) -> float:
+        return sum(row.get("seconds", 0.0) for row in self.timings)
+
+    def last(self, key: str) -> float | None:
+        """A measure of the last epoch; None for a run that diverged. Raises UserError if it was not taken."""
+        if self.diverged:
+            return None
+        if key not in self.epochs[-1]:
+            raise UserError(
+                f"the last epoch of {self.key} has no {key}: choose another measure for its task."
+            )
+        return self.epochs[-1][key]
+
+
+Found = Mapping[str, Record]
+"""Finished runs by the key of their cell, which is their folder."""
+
+
+def read_records(study: Study) -> dict[str, Record]:
+    """All that is finished: what is committed, and what lies in the study's folder."""
+    found = read_rows(study.rows_folder) if study.rows_folder else {}
+    for path in sorted(study.folder.glob("*/*/seed-*/done.json")):
+        key = path.parent.relative_to(study.folder).as_posix()
+        if read_done(path.parent):
+            found[key] = of_result(key, read_folder(path.parent))
+    return found
+
+
+def of_result(key: str, result: Result) -> Record:
+    last = len(result.epochs)
+    layers = [row for row in result.stepsizes if row["epoch"] == last] if "/tune-" not in key else []
+    timings = [row for row in result.timings if isinstance(row.get("epoch"), int)]
+    return Record(
+        key, result.config, "diverged" if result.diverged else "finished", result.epochs,
+        [_short(row) for row in timings],
+        [_short({k: v for k, v in row.items() if k not in ("kind", "histogram", "epoch")}) for row in layers],
+        {name: result.versions.get(name) for name in ABOUT},
+    )  # fmt: skip
+
+
+def _short(row: Row) -> Row:
+    return {k: float(f"{v:.{DIGITS}g}") if isinstance(v, float) else v for k, v in row.items()}
+
+
+def read_rows(folder: Path) -> dict[str, Record]:
+    """The committed rows in a folder, none where there is no file. Raises UserError for damage."""
+    path = folder / ROWS
+    if not path.exists():
+        return {}
+    try:
+        rows = from_json_lines(gzip.decompress(path.read_bytes()).decode())
+        return {row["key"]: Record(**row) for row in rows}
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): take it from its commit again.") from error
+
+
+def write_rows(folder: Path, records: Iterable[Record]) -> Path:
+    """The same records give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = to_json_lines(asdict(each) for each in sorted(records, key=lambda each: each.key))
+    with replaced(folder / ROWS) as beside:
+        beside.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    return folder / ROWS
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a task is tuned by and compared by: a measure of the validation split, and of the test split."""
+
+    measure: Metric
+    tuned_by: str
+    scored_by: str
+
+    def cost(self, record: Record, key: str) -> float:
+        """Less is better; inf for a run that diverged."""
+        value = record.last(key)
+        return float("inf") if value is None else -value if self.measure.higher else value
+
+
+def scoring_of(study: Study, task: str, found: Found) -> Scoring | None:
+    """None before any run of the task has ended."""
+    keys = dict.fromkeys(key for record in of_task(found, task) for row in record.epochs for key in row)
+    names = [key_measure(key).name for key in keys if key.startswith("validation_")]
+    if not names:
+        return None
+    wanted = study.tasks[task].measure
+    if wanted is not None:
+        choose(f"measure of [tasks.{task}] in {study.path.name}", wanted, names)
+    name = wanted or next((each for each in METRICS if each in names), names[0])
+    tuned_by, tested = f"validation_{name}", f"test_{name}"
+    return Scoring(measure_named(name), tuned_by, tested if tested in keys else tuned_by)
+
+
+def of_task(found: Found, task: str) -> Iterator[Record]:
+    return (record for key, record in found.items() if key.partition("/")[0] == task)
+
+
+def plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,147 @@
+"""What a study's file may say: one class for each of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class About:
+    """[study]"""
+
+    name: str = ""
+    folder: str = ""
+    """Where the runs lie, seen from where the command is started; by default runs/study-NAME."""
+    rows: str = ""
+    """Folder of committed rows, seen from the file: cells found there are not run again."""
+    paths: tuple[str, ...] = ()
+    """Folders, seen from the file, in which import paths are looked for, beside the file's own."""
+    core_hours: float | None = None
+    """No cell is started that would, as it is expected, take more CPU time than this in all."""
+    device: str = "cpu"
+    precision: str = "32"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """[tuning]: every optimizer gets the same number of points, each at a fraction of the epochs."""
+
+    points: int
+    fraction: float
+    seeds: tuple[int, ...]
+    sobol_seed: int = 0
+    widened: tuple[str, ...] = ("lr", "eps")
+    """Settings whose range grows where the best point lies in its outer tenth."""
+    widenings: int = 0
+    """How often at most."""
+    widening_points: int = 4
+    """Points that every optimizer gets at each widening."""
+    widening_factor: float = 10.0
+
+
+@dataclass(frozen=True)
+class Final:
+    """[final]"""
+
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """[published]: the recipes of one of each task's presets, as they are."""
+
+    seeds: tuple[int, ...]
+    preset: str = "paper"
+    phase: int | None = None
+    """After which phase they are run; by default the last."""
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """[comparisons]: the differences of one optimizer to each of `primary` are tested, Holm-corrected."""
+
+    of: str
+    primary: tuple[str, ...]
+    target: str = ""
+    """The optimizer whose worst tuned seed is the score that the time to a target is taken to."""
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """[tasks.LABEL]"""
+
+    task: str = ""
+    preset: str = "study"
+    model: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    limit_batches: int | None = None
+    measure: str | None = None
+    """What is tuned and compared, such as "loss"; by default the first in report.metrics that it has."""
+    epoch_seconds: float | None = None
+    """CPU seconds of one epoch, for the plan's cost until a run has ended."""
+
+
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """[optimizers.LABEL]: settings are the recipe's, then those given here, then the tuned point's."""
+
+    optimizer: str = ""
+    recipe: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tune: tuple[str, ...] = ()
+    space: Mapping[str, Range] = field(default_factory=dict)
+    settings_from: str = ""
+    """Not tuned: it takes the point chosen for this other optimizer."""
+    phase: int = 1
+    """Tuning and final runs of a phase end before those of the next begin."""
+    seeds: tuple[int, ...] | None = None
+    """Final seeds, where they are not those of [final]."""
+    tasks: tuple[str, ...] | None = None
+    """Labels of the tasks that it takes part in; by default all."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """[sweeps.LABEL]: one setting of a tuned optimizer takes other values, everything else as chosen."""
+
+    optimizer: str
+    key: str
+    values: tuple[float, ...]
+    seeds: tuple[int, ...] | None = None
+    phase: int = 1
+    tasks: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    path: Path
+    about: About
+    tuning: Tuning
+    final: Final
+    published: Published | None
+    comparisons: Comparisons | None
+    space: Mapping[str, Range]
+    tasks: Mapping[str, TaskEntry]
+    optimizers: Mapping[str, OptimizerEntry]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.about.folder or f"runs/study-{self.about.name}")
+
+    @property
+    def rows_folder(self) -> Path | None:
+        return self.path.parent / self.about.rows if self.about.rows else None
+
+    @property
+    def import_folders(self) -> list[Path]:
+        return [(self.path.parent / each).resolve() for each in (".", *self.about.paths)]
+
+    def range_of(self, optimizer: str, key: str) -> Range:
+        return self.optimizers[optimizer].space.get(key) or self.space[key]

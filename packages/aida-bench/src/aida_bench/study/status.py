@@ -1,0 +1,129 @@
+"""What is done, what is left, what it costs, and when it will be done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from statistics import fmean, median
+
+from filelock import Timeout
+
+from aida_bench.storage.files import locked
+from aida_bench.study.cells import UNTRAINED, Cell, TaskPlan
+from aida_bench.study.records import Found, of_task
+from aida_bench.study.spec import Study
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """Of one task, hours of CPU time; `widening` is what widenings could still add, None where an epoch's
+    cost is not known."""
+
+    task: str
+    epochs: int
+    tuning_epochs: int
+    epoch_seconds: float | None
+    measured: bool
+    done: Counter[str]
+    planned: Counter[str]
+    used: float
+    left: float | None
+    widening: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    tasks: list[TaskStatus]
+    running: list[str]
+    used: float
+    left: float | None
+    pace: float | None
+    """Wall seconds of a run for one of CPU time, as measured."""
+
+    @property
+    def most(self) -> float | None:
+        """What is left if every widening comes to pass."""
+        wider = [each.widening for each in self.tasks]
+        return None if self.left is None or None in wider else self.left + sum(filter(None, wider))
+
+    def ends(self, workers: int) -> datetime | None:
+        """When this many runs at a time will have ended all that is left."""
+        if self.left is None:
+            return None
+        return datetime.now() + timedelta(hours=self.left * (self.pace or 1.0) / max(workers, 1))
+
+
+def epoch_seconds(study: Study, task: str, found: Found) -> tuple[float | None, bool]:
+    """CPU seconds of an epoch, and whether they were measured: the median of the task's finished runs."""
+    measured = [r.cpu_seconds / len(r.timings) for r in of_task(found, task) if r.timings]
+    return (median(measured), True) if measured else (study.tasks[task].epoch_seconds, False)
+
+
+def cost(study: Study, cell: Cell, found: Found) -> float | None:
+    """CPU hours of a cell, as expected."""
+    seconds, _ = epoch_seconds(study, cell.task, found)
+    return None if seconds is None else cell.config["epochs"] * seconds / HOUR
+
+
+def affordable(study: Study, cells: Sequence[Cell], found: Found) -> list[Cell]:
+    """The first of the cells that fit in what is left of the study's core-hours."""
+    limit = study.about.core_hours
+    if limit is None:
+        return list(cells)
+    spent, fit = used(found), []
+    for cell in cells:
+        spent += cost(study, cell, found) or 0.0
+        if spent > limit:
+            break
+        fit.append(cell)
+    return fit
+
+
+def used(found: Found) -> float:
+    return sum(record.cpu_seconds for record in found.values()) / HOUR
+
+
+def status(study: Study, tasks: Iterable[str], found: Found) -> Status:
+    each = [_task_status(study, task, found) for task in tasks]
+    left = [t.left for t in each]
+    paces = [r.seconds / r.cpu_seconds for r in found.values() if r.cpu_seconds and r.seconds]
+    return Status(
+        each, list(_running(study)), used(found), None if None in left else sum(filter(None, left)),
+        fmean(paces) if paces else None,
+    )  # fmt: skip
+
+
+def _task_status(study: Study, task: str, found: Found) -> TaskStatus:
+    plan = TaskPlan(study, task, found)
+    cells = plan.all_cells()
+    seconds, measured = epoch_seconds(study, task, found)
+    epochs = sum(cell.config["epochs"] for cell in cells if cell.key not in found)
+    tuned = sum(bool(spec.tune) for spec in plan.optimizers.values())
+    times = study.tuning.widenings - len(plan.added)
+    wider = tuned * times * study.tuning.widening_points * len(study.tuning.seeds)
+    return TaskStatus(
+        task, plan.epochs, plan.tuning_epochs, seconds, measured,
+        done=Counter(cell.stage for cell in cells if cell.key in found),
+        planned=Counter(cell.stage for cell in cells),
+        used=sum(record.cpu_seconds for record in of_task(found, task)) / HOUR,
+        left=None if seconds is None else epochs * seconds / HOUR,
+        widening=None if seconds is None else wider * plan.tuning_epochs * seconds / HOUR,
+    )  # fmt: skip
+
+
+def _running(study: Study) -> Iterable[str]:
+    """Cells that some command is at: their folders are locked."""
+    for path in sorted(study.folder.glob("*/*/seed-*/.lock")):
+        if not (path.parent / "done.json").exists():
+            try:
+                with locked(path, 0):
+                    pass
+            except Timeout:
+                yield path.parent.relative_to(study.folder).as_posix()
+
+
+STAGES = ("tune", "final", "published", UNTRAINED)

@@ -1,0 +1,104 @@
+"""Optimizers and tasks from outside the package, from a folder that has nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+from torch import nn
+
+from aida_bench import plugins
+from aida_bench.baselines import build_optimizer
+from aida_bench.errors import UserError
+from aida_bench.storage.files import read_json
+from aida_bench.tasks import create_task, presets_of
+from helpers.bench.command import invoke, refused
+from helpers.bench.studies import ROOT, write
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """An empty folder, where the command is started; what it imports is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", "")
+    yield tmp_path
+    for name in ("own_optimizer", "own_task"):
+        sys.modules.pop(name, None)
+
+
+def test_a_study_of_one_s_own_optimizer_on_one_s_own_task(empty):
+    for name in ("own_optimizer.py", "own_task.py", "own_study.toml"):
+        shutil.copy(ROOT / "examples" / name, empty)
+    small = (empty / "own_study.toml").read_text().replace("epochs = 10", "epochs = 2").replace("= 8", "= 2")
+    (empty / "own_study.toml").write_text(small)
+    result = invoke("study", "run", "own_study.toml", "--workers", 1, "--nice", 0)
+    assert result.exit_code == 0, result.output
+    ran = {path.parent.parent.name.split()[0] for path in (empty / "runs").rglob("done.json")}
+    assert ran == {"lion", "aida", "adamw", "untrained"}
+    (config, *_) = sorted((empty / "runs/study-own_study/spirals").glob("lion final-*/seed-0/config.json"))
+    assert read_json(config)["optimizer"] == "own_optimizer:Lion"
+
+
+def test_examples_are_short():
+    for name in ("own_optimizer.py", "own_task.py"):
+        assert len((ROOT / "examples" / name).read_text().splitlines()) < 40
+
+
+def test_one_s_own_optimizer_in_a_comparison(empty):
+    shutil.copy(ROOT / "examples/own_optimizer.py", empty)
+    asked = ["--optimizers", "sgd,own_optimizer:Lion", "--epochs", 1, "--limit-batches", 1, "--model", "mlp"]
+    result = invoke("compare", "digits", *asked, "--seeds", 1, "--out", "out", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    assert (empty / "out/own_optimizer.Lion/seed-0/done.json").exists()
+    assert "own_optimizer:Lion" in result.stdout
+
+
+def test_what_cannot_be_imported_is_one_sentence(empty):
+    refused(invoke("train", "digits", "--optimizer", "nowhere.optim:Lion"), "nowhere.optim:Lion cannot be",
+            "install its package", "the folder that nowhere lies in")  # fmt: skip
+    shutil.copy(ROOT / "examples/own_optimizer.py", empty)
+    with pytest.raises(UserError, match=r"name in own_optimizer 'lion': did you mean Lion"):
+        build_optimizer("own_optimizer:lion", nn.Linear(1, 1))
+    with pytest.raises(UserError, match="unknown task 'digit': did you mean digits"):
+        create_task("digit")
+
+
+def test_an_entry_point_is_a_name(empty, monkeypatch):
+    for name in ("own_optimizer.py", "own_task.py"):
+        shutil.copy(ROOT / "examples" / name, empty)
+    points = {
+        plugins.OPTIMIZERS: {"lion": EntryPoint("lion", "own_optimizer:Lion", plugins.OPTIMIZERS)},
+        plugins.TASKS: {"spirals": EntryPoint("spirals", "own_task:Spirals", plugins.TASKS)},
+    }
+    monkeypatch.setattr(plugins, "installed", points.__getitem__)
+    assert type(build_optimizer("lion", nn.Linear(1, 1), lr=0.1)).__name__ == "Lion"
+    assert (
+        create_task("spirals", model="default", batch_size=100, limit_batches=None).batches_per_epoch() == 6
+    )
+    assert presets_of("spirals").keys() == {"small", "study"}
+
+
+def test_parameters_that_are_not_decayed_are_a_group_of_their_own(empty):
+    shutil.copy(ROOT / "examples/own_optimizer.py", empty)
+    model = nn.Linear(3, 2)
+    model.weight.requires_grad_(True)
+    built = build_optimizer("own_optimizer:Lion", model, weight_decay=0.1, no_decay="norms_and_biases")
+    assert [group["weight_decay"] for group in built.param_groups] == [0.1, 0.0]
+    assert built.param_groups[1]["params"][0] is model.bias
+    assert len(build_optimizer("own_optimizer:Lion", model, weight_decay=0.1).param_groups) == 1
+
+
+def test_the_monitor_measures_members_of_the_claims_study(empty):
+    shutil.copy(ROOT / "studies/claims_members.py", empty)
+    ablation = '[optimizers.rolled]\noptimizer = "claims_members:RolledDamping"\nsettings = { K = 2 }\n'
+    ablation += 'tune = ["lr", "eps"]\n[optimizers.sgd]'
+    path = write(empty, **{"[optimizers.sgd]": ablation})
+    result = invoke("study", "run", path, "--workers", 1, "--nice", 0)
+    assert result.exit_code == 0, result.output
+    (rows, *_) = sorted(empty.glob("runs/study-tiny/digits/rolled final-*/seed-0/rows.jsonl"))
+    assert rows.read_text().count('"kind": "stepsize"') == 2 * 2  # two weights, two epochs
+    assert torch.get_num_threads() == 1

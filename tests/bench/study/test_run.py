@@ -1,0 +1,197 @@
+"""A study that is killed, shared, or gone on with from committed rows has the rows of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aida_bench.execution.job import BUSY, Job, execute
+from aida_bench.execution.job import _alone as alone
+from aida_bench.study.cells import next_cells
+from aida_bench.study.read import read_study
+from aida_bench.study.records import read_records
+from aida_bench.study.status import affordable
+from helpers.bench.command import invoke, refused
+from helpers.bench.kills import killed
+from helpers.bench.studies import ROOT, TINY, write
+
+DEATHS = 3
+"""How often a study dies; each start costs seconds of imports."""
+pytestmark = pytest.mark.timeout(1800)
+
+
+def study_run(path: Path, *words: object) -> None:
+    result = invoke("study", "run", path, "--nice", 0, "--workers", 1, "--quiet", *words)
+    assert result.exit_code == 0, result.output
+
+
+def rows(folder: Path) -> dict[str, bytes]:
+    found = {
+        path.parent.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("rows.jsonl")
+    }
+    assert all((folder / key / "done.json").exists() for key in found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = write(folder)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        study_run(path)
+    finally:
+        os.chdir(before)
+    return rows(folder / "runs/study-tiny")
+
+
+def test_every_stage_is_run_and_nothing_twice(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path)
+    study_run(path)
+    assert rows(tmp_path / "runs/study-tiny") == undisturbed
+    stages = [key.split("/")[1] for key in undisturbed]
+    assert sum(" tune-" in each for each in stages) in (2 * 3, 2 * 5)  # with a widening, 2 more for each
+    assert sum(each.startswith("like-aida final-") for each in stages) == 2
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("rows.jsonl")}
+    study_run(path)
+    assert kept == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("rows.jsonl")}
+    assert not list((tmp_path / "runs").rglob("checkpoint*.pt"))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("name", "nth", "calls"),
+    [
+        ("checkpoint.pt", 1, 700),
+        pytest.param("done.json", 1, 0, marks=pytest.mark.slow),
+        pytest.param("config.json", 1, 300, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_in_every_run_it_ends_with_the_same_rows(undisturbed, tmp_path, name, nth, calls):
+    """The whole process group dies once in each run, at a moment that is counted."""
+    path = write(tmp_path)
+    command = [sys.executable, "-m", "aida_bench", "study", "run", str(path), "--workers", "1", "--quiet"]
+    dying = {**os.environ, **killed(tmp_path / "marks", name, nth=nth, calls=calls, group=True)}
+    deaths = 0
+    while True:
+        environment = dying if deaths < DEATHS else os.environ
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment, start_new_session=True, capture_output=True, text=True
+        )
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        deaths += 1
+    assert deaths == DEATHS
+    assert rows(tmp_path / "runs/study-tiny") == undisturbed
+
+
+def test_a_fresh_clone_goes_on_from_committed_rows(undisturbed, tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    text = TINY.replace('name = "tiny"', 'name = "tiny"\nrows = "../committed"')
+    for folder in (first, second):
+        folder.mkdir()
+        write(folder, text)
+    monkeypatch.chdir(first)
+    study = read_study(first / "study.toml")
+    # Its first stage and no more.
+    for cell in next_cells(study, study.tasks, {}):
+        execute(Job(study.folder / cell.key, cell.config, keep=0))
+    done = rows(first / "runs/study-tiny")
+    exported = invoke("study", "export", "study.toml")
+    assert exported.exit_code == 0, exported.output
+    assert f"wrote {len(done)} runs" in exported.stdout
+    written = (tmp_path / "committed/rows.jsonl.gz").read_bytes()
+    assert invoke("study", "export", "study.toml").exit_code == 0
+    assert (tmp_path / "committed/rows.jsonl.gz").read_bytes() == written
+
+    monkeypatch.chdir(second)
+    study_run(second / "study.toml")
+    anew = rows(second / "runs/study-tiny")
+    assert anew == {key: undisturbed[key] for key in undisturbed.keys() - done.keys()}
+    assert read_records(read_study(second / "study.toml")).keys() == undisturbed.keys()
+
+
+def test_committed_rows_of_another_study_are_refused_and_damage_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = TINY.replace('name = "tiny"', 'name = "tiny"\nrows = "committed"')
+    path = write(tmp_path, text)
+    study = read_study(path)
+    (cell, *_) = next_cells(study, study.tasks, {})
+    execute(Job(study.folder / cell.key, cell.config, keep=0))
+    assert invoke("study", "export", path).exit_code == 0
+    write(tmp_path, text.replace("batch_size = 16", "batch_size = 8"))
+    refused(invoke("study", "run", path), "has batch_size 16", "the study's file 8", "undo the change")
+    rows = tmp_path / "committed/rows.jsonl.gz"
+    rows.write_bytes(rows.read_bytes()[:-9])
+    refused(invoke("study", "status", path), "rows.jsonl.gz is damaged", "from its commit again")
+
+
+def test_what_another_command_is_at_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = read_study(write(tmp_path))
+    (cell, *_) = next_cells(study, study.tasks, {})
+    job = Job(study.folder / cell.key, cell.config, keep=0, shared=True)
+    with alone(job.folder):
+        assert execute(job) == BUSY
+        shown = invoke("study", "status", "study.toml")
+        assert "running now: 1" in shown.stdout, shown.output
+    assert execute(job) == "finished"
+    assert "running now: 0" in invoke("study", "status", "study.toml").stdout
+
+
+@pytest.mark.processes
+def test_two_commands_share_a_folder(undisturbed, tmp_path):
+    path = write(tmp_path)
+    command = [sys.executable, "-m", "aida_bench", "study", "run", str(path), "--workers", "1", "--quiet"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for each in both:
+        _, said = each.communicate()
+        assert each.returncode == 0, said
+    assert rows(tmp_path / "runs/study-tiny") == undisturbed
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("where", [["--workers", 2], ["--ray", "local"]], ids=["workers", "ray"])
+def test_workers_and_ray_give_the_same_rows(undisturbed, tmp_path, monkeypatch, where):
+    if "--ray" in where:
+        pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    study_run(write(tmp_path), *where)
+    assert rows(tmp_path / "runs/study-tiny") == undisturbed
+
+
+def test_no_run_is_started_that_would_take_more_than_the_core_hours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = TINY.replace('name = "tiny"', 'name = "tiny"\ncore_hours = 0.1')
+    path = write(tmp_path, text.replace('preset = "small"', 'preset = "small"\nepoch_seconds = 100'))
+    study = read_study(path)
+    # A tuning run of one epoch is 0.0278 hours.
+    cells = next_cells(study, study.tasks, {})
+    assert affordable(study, cells, {}) == cells[:3]
+    write(tmp_path, text.replace('preset = "small"', 'preset = "small"\nepoch_seconds = 400'))
+    refused(invoke("study", "run", path, "--nice", 0), "the 0.1 core-hours of", "raise core_hours")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_that_an_optimizer_refuses_are_said_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(
+        tmp_path, TINY.replace("[optimizers.sgd]", "[optimizers.sgd]\nsettings = { momentun = 0.9 }")
+    )
+    refused(invoke("study", "run", path, "--nice", 0), "sgd on digits does not take", "momentun")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_claims_study_can_be_read():
+    study = read_study(ROOT / "studies/claims.toml")
+    assert {"mnist", "lm", "gpt"} == study.tasks.keys()
+    assert study.comparisons is not None
+    assert study.comparisons.primary == ("adamw", "adabelief", "momentum")
