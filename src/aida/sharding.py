@@ -218,7 +218,7 @@ class StepReductions:
 
 
 def _waves(params: Iterable[Tensor]) -> list[list[Tensor]]:
-    """The parameters that stand more than once, twice, ... in their order."""
+    """For each wave, counted from 0, the parameters that stand more often than its number, in their order."""
     waves: list[list[Tensor]] = []
     for p, times in Counter(params).items():
         waves += [[] for _ in range(times - len(waves))]

@@ -37,8 +37,9 @@ def local_snapshot(optimizer):
 
 @on_ranks(2)
 def a_step_that_one_rank_refuses_is_taken_by_none():
-    """Sums of r^2 and of stepsizes, the two messages; afterwards training goes on."""
-    for cls, options in ((aida.Aida, {}), (aida.LAdam, {"layerwise": "post"})):
+    """Sums of r^2 and of stepsizes, the two messages, and both; afterwards training goes on."""
+    post = {"layerwise": "post"}
+    for cls, options in ((aida.Aida, {}), (aida.LAdam, post), (aida.LAida, post)):
         model = net()
         expected = reference(model, lambda p, cls=cls, options=options: cls(p, lr=1e-3, **options), range(4))
         fully_shard(model)
