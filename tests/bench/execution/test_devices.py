@@ -79,7 +79,7 @@ def test_torchrun_and_resuming_a_sharded_run(tmp_path):
         [sys.executable, "-m", "aida_bench", *map(str, shaken), "--devices", "2"],
         env={**os.environ, **killed(marks, group=True)}, start_new_session=True, timeout=900, check=False,
     )  # fmt: skip
-    assert stopped.returncode == -signal.SIGKILL
+    assert stopped.returncode == 128 + signal.SIGKILL
     assert not (folder / "aida" / "seed-0" / "done.json").exists()
     done = aida(*shaken, through=torchrun)
     assert done.returncode == 0, done.stderr

@@ -32,7 +32,8 @@ def devices_here() -> int | None:
 
 
 def launch(arguments: Sequence[str], devices: int) -> int:
-    """Run the command in `devices` processes; return the first exit code that is not 0, else 0.
+    """Run the command in `devices` processes; return the first exit code that is not 0, else 0;
+    of one that a signal ended, the shell's.
 
     The first process speaks; another is heard only if it fails and the first has not. One that fails ends
     all, and so does the end of this process, by SIGTERM or SIGHUP (with the shell's code) or otherwise.
@@ -58,7 +59,7 @@ def launch(arguments: Sequence[str], devices: int) -> int:
             if first and 0 not in error.failures:
                 for path in Path(said).glob(f"*/attempt_0/{first}/stderr.log"):
                     sys.stderr.write(path.read_text(errors="replace"))
-            return failure.exitcode
+            return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     return 0
 
 
