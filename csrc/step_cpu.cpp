@@ -155,7 +155,7 @@ template <class T>
 INLINE void gram_any(const Layer& l, const Step& s, int64_t begin, int64_t end, double* sums) {
   if (s.sums == GG) return gram_of<GG, T>(l, s, begin, end, sums);
   if (s.sums == DD) return gram_of<DD, T>(l, s, begin, end, sums);
-  if (s.sums == (GG | GM | MM)) return gram_of<GG | GM | MM, T>(l, s, begin, end, sums);
+  if (!(s.sums & DD)) return gram_of<GG | GM | MM, T>(l, s, begin, end, sums);
   gram_of<GG | GM | MM | DD, T>(l, s, begin, end, sums);
 }
 

@@ -1,7 +1,10 @@
 """Layerwise adaptive optimizers for PyTorch: Aida (arXiv 2203.13273) and its family."""
 
+from .check import check_member
 from .optimizers import AdaBelief, AdamPlus, Aida, LAdaBelief, LAdam, LAida
+from .optimizers.base import Layerwise
 from .optimizers.create import create_optimizer, optimizer_names
+from .optimizers.hyperparameter import Hyperparameter
 from .optimizers.release import release_gradients
 from .presets import presets
 from .sharding import fsdp_groups
@@ -12,9 +15,12 @@ __all__ = [
     "AdaBelief",
     "AdamPlus",
     "Aida",
+    "Hyperparameter",
     "LAdaBelief",
     "LAdam",
     "LAida",
+    "Layerwise",
+    "check_member",
     "create_optimizer",
     "fsdp_groups",
     "optimizer_names",

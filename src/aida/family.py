@@ -37,13 +37,19 @@ def _is_zero(factor):
     return isinstance(factor, (int, float)) and factor == 0
 
 
-def sums_needed(constant, pooled):
-    """Which of gg, gm, mm, dd a step asks for: `constant` (alpha, beta) or None; whether <r, r> is wanted."""
-    if constant is None:
-        return ("gg", "gm", "mm", "dd") if pooled else ("gg", "gm", "mm")
-    alpha, beta = constant  # the terms of residual_square
-    needs = {"gg": alpha != beta or beta == 0, "gm": alpha != beta and beta != 0, "dd": beta != 0}
-    return tuple(name for name, needed in needs.items() if needed) if pooled else ()
+def sums_needed(constant, taken, pooled):
+    """Which of gg, gm, mm, dd a step asks for.
+
+    constant: (alpha, beta), or None where they come from a function that takes the sums `taken`; pooled:
+    whether <r, r> is wanted.
+    """
+    needed = {name: name in taken for name in ("gg", "gm", "mm", "dd")}
+    if pooled:  # the terms of residual_square
+        alpha, beta = constant or (1, 2)  # a function's may be any: all terms
+        needed["gg"] |= alpha != beta or beta == 0
+        needed["gm"] |= alpha != beta and beta != 0
+        needed["dd"] |= beta != 0
+    return tuple(name for name in needed if needed[name])
 
 
 def stepsize_cap(eps, b2):

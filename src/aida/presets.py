@@ -9,18 +9,25 @@ _DEFAULTS = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 
 
 class Presets(dict[str, dict[str, Any]]):
-    """Settings by task; a call gives them with some of one's own.
+    """Settings by task, as keyword arguments for a member; a call gives them with some of your own.
 
-        Aida(model.parameters(), **aida.presets["cifar"])
-        Aida(model.parameters(), **aida.presets("cifar", lr=3e-4))
-
-    (Python itself refuses `Aida(params, lr=3e-4, **presets["cifar"])`, since the lr is there twice.)
     Sources: the authors' code for "cifar" and "transformer"; for the rest the code of the AdaBelief paper
     (arXiv 2010.07468), whose experiments arXiv 2203.13273 follows. Schedules are the task's, not the
     optimizer's. Raises KeyError for a task that is not there, with those that are.
+
+    Example:
+        >>> import aida, torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = aida.Aida(model.parameters(), **aida.presets["cifar"])
+        >>> optimizer = aida.Aida(model.parameters(), **aida.presets("cifar", lr=3e-4))
+        >>> optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]
+        (0.0003, 0.0005)
+
+    (Python itself refuses `Aida(params, lr=3e-4, **presets["cifar"])`, since the lr is there twice.)
     """
 
     def __call__(self, task: str, /, **own: Any) -> dict[str, Any]:
+        """The task's settings with `own` in their place."""
         return {**self[task], **own}
 
     def __missing__(self, task: str) -> dict[str, Any]:

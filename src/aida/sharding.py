@@ -327,7 +327,12 @@ def warn_without_gradients(groups: Iterable[Sequence[Tensor]]) -> None:
 def fsdp_groups(model: torch.nn.Module) -> ReduceGroups:
     """reduce_groups for a FullyShardedDataParallel model (FSDP1) that was wrapped with use_orig_params=True.
 
-    Each parameter's sums go over the process group that its wrapper shards it over; none for NO_SHARD.
+    Each parameter's sums go over the process group that its wrapper shards it over; none for NO_SHARD. Give
+    the result to an optimizer of the family: `Aida(model.parameters(), reduce_groups=fsdp_groups(model))`.
+    Models that are sharded by fully_shard (FSDP2) need none of it.
+
+    Arguments:
+        model: the wrapped model, as it is when the optimizer is built.
     """
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
     from torch.distributed.fsdp import ShardingStrategy

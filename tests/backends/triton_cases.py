@@ -12,6 +12,7 @@ from aida.backends import eager, triton
 from aida.backends.contract import Layers, Scalars
 from aida.backends.triton import tables as triton_tables
 from helpers import extremes
+from helpers.own_members import Damped, Mixing
 
 DEVICE = os.environ.get("AIDA_TEST_DEVICE", "cpu")
 F64, F32, F16, B16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -268,11 +269,29 @@ def trained(cls, foreach=None, **options):
         (aida.Aida, dict(capturable=True, lr=torch.tensor(0.1, dtype=F64, device=DEVICE))),
         (aida.LAdaBelief, dict(weight_decay=0.1, rectify=True)),
         (aida.LAdam, dict(layerwise="post", maximize=True)),
+        (Damped, dict(power=0.5)),
+        (Mixing, dict(capturable=True)),
     ],
 )
 def test_whole_steps_are_those_of_eager(cls, options):
     for ours, theirs in zip(trained(cls, **options), trained(cls, foreach=False, **options), strict=True):
         assert worst([ours], [theirs.to(ours.device)]) <= 1e-13
+
+
+@pytest.mark.usefixtures("everywhere")
+def test_a_rule_of_ones_own_is_given_tensors_of_float64_on_the_device():
+    seen = []
+
+    class Seen(aida.Layerwise):
+        @staticmethod
+        def rule(gg, gm, mm):
+            seen.append((gg, gm, mm))
+            return 1.0, torch.ones_like(gg)
+
+    trained(Seen)
+    assert len(seen) == 3
+    for x in (x for sums in seen for x in sums):
+        assert (type(x), x.dtype, x.shape, x.device.type) == (torch.Tensor, F64, (2,), DEVICE)
 
 
 @pytest.mark.usefixtures("everywhere")

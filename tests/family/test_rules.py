@@ -181,9 +181,11 @@ COEFFICIENTS = [family.BELIEF, family.GRADIENT, (0.5, 0.5), (0.9, 0.2), (-0.3, 0
 def test_the_sums_that_a_constant_asks_for_suffice(constant):
     """Sums that are not asked for may be anything: here nan."""
     every = dict(gg=2.0, gm=3.0, dd=5.0)
-    asked = {name: x if name in family.sums_needed(constant, True) else math.nan for name, x in every.items()}
+    asked = {
+        name: x if name in family.sums_needed(constant, (), True) else math.nan for name, x in every.items()
+    }
     assert family.residual_square(*constant, **asked) == family.residual_square(*constant, **every)
-    assert family.sums_needed(constant, False) == ()
+    assert family.sums_needed(constant, (), False) == ()
 
 
 @pytest.mark.parametrize("rule", [(1, 0), (0.5, 0.25), (0, 1), (0, 0)])

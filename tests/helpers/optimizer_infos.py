@@ -90,9 +90,9 @@ def _errors(cls: type, device: str = "cpu") -> list[Any]:
     ]  # fmt: skip
     if "K" in cls.own:
         for K in (-1, 2.0, True, "2", 10**9):
-            text = f"projections K: {K!r}; it must be an integer from 0 to 64"
+            text = f"Invalid K: {K!r}; it must be an integer from 0 to 64"
             errors.append(_wrong(f"K={K!r}", ValueError, text, K=K))
-        errors.append(_wrong("xi = 0", ValueError, "Invalid xi value: 0.0; .*above 0.*0/0", xi=0.0))
+        errors.append(_wrong("xi = 0", ValueError, "Invalid xi: 0.0; .*above 0.*0/0", xi=0.0))
     else:
         errors.append(_wrong("no K", TypeError, f"{cls.__name__} has no argument 'K'", K=2))
     if "layerwise" in cls.own:

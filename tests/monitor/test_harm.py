@@ -2,7 +2,6 @@
 
 import warnings
 from contextlib import contextmanager, nullcontext
-from inspect import signature
 
 import numpy as np
 import pytest
@@ -289,33 +288,39 @@ def test_adagrad_has_a_state_before_its_first_step():
     assert layer_stepsizes(optimizer) == []
 
 
+TYPES = (torch.float32, torch.float64, torch.float32)
+
+
 @pytest.mark.parametrize(
     "rule",
     [
         (1, 1),
         (0.5, 2.0),
         staticmethod(lambda gg, gm, mm: (gg / (gg + mm), 1)),
-        staticmethod(lambda gg, gm, mm, K, xi: (gg / (gg + mm + xi), 1.0)),
-        staticmethod(lambda gg, gm, mm, K, xi: (gg / gg.mean(), mm / mm.max())),
-        staticmethod(lambda gg, gm, mm, K, xi: (np.where(gm > 0, 1.0, 0.5), np.ones_like(mm))),
-        staticmethod(lambda gg, gm, mm, K, xi: (torch.where(gm > 0, 1.0, 0.5), torch.ones_like(mm))),
+        staticmethod(lambda dd, gg, K, xi: (gg / (gg + dd + xi), 1.0)),
+        staticmethod(lambda gg, gm, mm: (gg / gg.mean(), (mm / mm.max()).mean())),
+        staticmethod(lambda gg, gm, mm: (torch.where(gm > 0, 1.0, 0.5), torch.ones_like(mm))),
+        staticmethod(lambda gg, gm, mm: (gg.roll(1) / (gg + gg.roll(1)), 1.0)),
     ],
 )
 def test_a_rule_of_any_form_gives_its_residual(rule):
-    p = nn.Parameter(torch.ones(3))
-    optimizer = aida.Aida([p])
+    """The rule is called as a step calls it: once for all layers of a group and of one type."""
+    params = [nn.Parameter(torch.full((3,), x, dtype=d)) for x, d in zip((1, 2, 3), TYPES, strict=True)]
+    cls = type("Own", (aida.Aida,), {"rule": rule, "mixes_layers": True})
+    optimizer = cls([{"params": params}, {"params": [nn.Parameter(torch.ones(2))]}])
     train(optimizer, range(2))
-    optimizer.__class__ = type("Own", (aida.Aida,), {"rule": rule})
-    (row,) = layer_stepsizes(optimizer)
-    g, m = p.grad.double(), optimizer.state[p]["exp_avg"].double()
-    sums = [x.sum()[None] for x in (g * g, g * m, m * m)]
-    if not isinstance(rule, tuple):
-        more = dict(K=2, xi=1e-20) if "K" in signature(rule).parameters else {}
-        try:
-            pair = rule(*(x.numpy() for x in sums), **more)
-        except (TypeError, AttributeError):
-            pair = rule(*sums, **more)
-        alpha, beta = (torch.as_tensor(x) for x in pair)
-    else:
-        alpha, beta = rule
-    assert row["residual"] == pytest.approx(((beta * m - alpha * g).norm() / m.norm()).item(), rel=1e-6)
+    rows = layer_stepsizes(optimizer)
+    found = [(p.grad.double(), optimizer.state[p]["exp_avg"].double()) for p in params]
+    for of_type in ((0, 2), (1,)):
+        pairs = [found[i] for i in of_type]
+        gram = {"gg": [(g * g).sum() for g, m in pairs], "gm": [(g * m).sum() for g, m in pairs],
+                "mm": [(m * m).sum() for g, m in pairs], "dd": [((m - g) ** 2).sum() for g, m in pairs],
+                }  # fmt: skip
+        alpha, beta = cls.rule if isinstance(cls.rule, tuple) else cls.rule(
+            *(torch.stack(gram[name]) for name in cls.sums), **{n: cls.own[n] for n in cls.rule_arguments}
+        )  # fmt: skip
+        alpha, beta = (torch.as_tensor(c).expand(len(pairs)) for c in (alpha, beta))
+        for i, (g, m), a, b in zip(of_type, pairs, alpha, beta, strict=True):
+            assert rows[i]["residual"] == pytest.approx(((b * m - a * g).norm() / m.norm()).item(), rel=1e-6)
+    some = layer_stepsizes(optimizer, select=lambda name, p: name != "1")
+    assert [row["residual"] is None for row in some] == [callable(cls.rule)] * 3

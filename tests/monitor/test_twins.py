@@ -110,13 +110,10 @@ def test_cosine_residual_and_ratio():
     assert cosine(0.0, 0.0, mm) is None
     assert cosine(1e-200, 1e-200, 1e-200) == pytest.approx(1.0)
     assert cosine(1.0, 1.0 + 1e-15, 1.0) == 1.0
-    assert residual((1.0, 1.0), gg, gm, mm, dd) == pytest.approx((dd / mm) ** 0.5)
-    assert residual((-1.0, 0.0), gg, gm, mm, dd) == pytest.approx((gg / mm) ** 0.5)
-    assert residual(lambda *sums: (2.0, -1.0), gg, gm, mm, dd) == pytest.approx(
-        np.linalg.norm(-m - 2 * g) / mm**0.5
-    )
-    assert residual((1.0, 1.0), gg, 0.0, 0.0, gg) is None
-    assert residual(None, gg, gm, mm, dd) is None
+    assert residual(1.0, 1.0, gg, gm, mm, dd) == pytest.approx((dd / mm) ** 0.5)
+    assert residual(-1.0, 0.0, gg, gm, mm, dd) == pytest.approx((gg / mm) ** 0.5)
+    assert residual(2.0, -1.0, gg, gm, mm, dd) == pytest.approx(np.linalg.norm(-m - 2 * g) / mm**0.5)
+    assert residual(1.0, 1.0, gg, 0.0, 0.0, gg) is None
     assert (update_ratio(4.0, 16.0), update_ratio(4.0, 0.0)) == (0.5, None)
 
 

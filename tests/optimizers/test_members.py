@@ -140,13 +140,6 @@ class AFunction(Layerwise):
         return 1.0, 1.0
 
 
-class AMethod(Layerwise):
-    weight = 0.5
-
-    def rule(self, gg, gm, mm):
-        return self.weight, self.weight
-
-
 class OfAClass(Layerwise):
     weight = 0.5
 
@@ -159,7 +152,6 @@ RULES = [
     (InPython, (), {}),
     (OfIntegers, (), {}),
     (AFunction, (), {}),
-    (AMethod, (), {}),
     (OfAClass, (), {}),
     (rule_with(), (), {}),
     (rule_with("K", "xi", K=2, xi=1e-20), ("K", "xi"), {"K": 2, "xi": 1e-20}),
@@ -198,8 +190,7 @@ def test_an_argument_of_ones_own_is_plain_and_may_differ_by_group(value):
         ("belief", r"Mine.rule is 'belief'; it must be a pair of numbers \(alpha, beta\), or a function of"),
         ((1.0,), r"Mine.rule is \(1.0,\); it must be a pair"),
         (3, "Mine.rule is 3; it must be a pair"),
-        (family.projection, r"Mine.rule takes \(gg, gm, mm, K, xi\); .*own = Options\(K=2, xi=1e-20\)"),
-        (lambda gg, mm: (1.0, 1.0), r"Mine.rule takes \(gg, mm\); it must take gg, gm, mm and then only"),
+        (family.projection, r"Mine.rule takes \(gg, gm, mm, K, xi\): 'K' is neither .* own = dict\(K=0.5\)"),
     ],
 )  # fmt: skip
 def test_a_rule_that_cannot_be_is_refused_where_it_is_written(rule, message):

@@ -15,11 +15,13 @@ from torch.distributed.tensor.debug import CommDebugMode
 import aida
 from aida.sharding import LayerReduction
 from helpers.members import OWN, set_gradients
+from helpers.own_members import Damped, Mixing
 from helpers.sharding.common import LIMIT, STEPS, mine, raises, whole, worst
 from helpers.sharding.launch import on_ranks
 from helpers.sharding.layouts import parameters, run, shard, tensors
 
 MEMBERS = [(cls, own) for cls, settings in OWN.items() for own in settings]
+MEMBERS += [(Damped, {"power": 0.5}), (Mixing, {})]
 FOUR = {
     "S0S0": (Shard(0), Shard(0)),
     "S0S1": (Shard(0), Shard(1)),

@@ -18,11 +18,13 @@ import aida
 from aida.monitor import StepsizeMonitor, layer_stepsizes
 from aida.sharding import LayerReduction
 from helpers.members import OWN
+from helpers.own_members import Damped, Mixing
 from helpers.sharding.common import batch, loss, mine, net, train
 from helpers.sharding.launch import on_ranks
 from helpers.sharding.layouts import run
 
 MEMBERS = [(cls, dict(own)) for cls, settings in OWN.items() for own in settings]
+MEMBERS += [(Damped, {"power": 0.5}), (Mixing, {})]
 EXACT = {"kind", "step", "layer", "parameter", "numel", "cap"}
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import sharding
+from ..backends.contract import SUMS as GRAM
 from ..optimizers.release import FreedGradient
+from ..optimizers.rule import coefficients
 from . import measures
 from .definitions import Definition, definition_for, stepped, unknown
 from .layer_sums import BINS, EXTREMES, SUMS, as_real, histogram_top, layer_sums, sums_dtype
@@ -38,18 +40,19 @@ class Layer:
     has_g: bool
     has_m: bool
     decay: float
+    batch: Any  # what tells the layers apart whose rule is called at once
 
-    def row(self, sums: Any, extremes: Any) -> Row:
+    def products(self, sums: Any, extremes: Any) -> measures.Sums:
         s = dict(zip(SUMS, sums[: len(SUMS)].tolist(), strict=True))
         s |= dict(zip(EXTREMES, extremes.tolist(), strict=True))
-        counts = sums[len(SUMS) :].round().astype("int64")
+        return measures.products(s, self.pooled, self.decay)
+
+    def row(self, s: measures.Sums, counts: Any, coefficients: tuple[float, float] | None) -> Row:
         numel = int(s["n"]) // (2 if self.parameter.is_complex() else 1)
         about = {"kind": "stepsize", "step": int(s["step"]), "layer": self.number,
                  "parameter": self.name, "numel": numel}  # fmt: skip
         of_u = measures.stepsizes(s, counts, histogram_top(self.cap), self.cap, self.pooled)
-        return (
-            about | of_u | measures.directions(s, self.rule, self.has_g, self.has_m, self.pooled, self.decay)
-        )
+        return about | of_u | measures.directions(s, self.has_g, self.has_m, coefficients)
 
 
 class Pending:
@@ -91,19 +94,45 @@ class Pending:
         arrays = {device: [x.double().numpy() for x in table] for device, table in self.tables.items()}
         found = {i: (arrays[device][0][j], arrays[device][1][j]) for i, device, j in self.places}
         rows: list[Row] = []
-        self.stepped = not self.layers
+        measured: dict[int, measures.Sums] = {}
         for i, layer in enumerate(self.layers):
             sums, extremes = found[i]
             if extremes[-1] == 0:  # its counter is on the device: the state was made before the first step
                 continue
-            self.stepped = True
+            measured[i] = layer.products(sums, extremes)
+        self.stepped = bool(measured) or not self.layers
+        coefficients = self._coefficients(measured)
+        for i, s in measured.items():
+            layer, sums = self.layers[i], found[i][0]
             try:
                 if sums[0] != sums[0]:
                     raise ValueError("another rank could not measure its piece")
-                rows.append(layer.row(sums, extremes))
+                if isinstance(of_layer := coefficients.get(i), Exception):
+                    raise of_layer
+                rows.append(layer.row(s, sums[len(SUMS) :].round().astype("int64"), of_layer))
             except Exception as error:
                 self.failed[layer.name] = error
         return rows
+
+    def _coefficients(self, measured: dict[int, measures.Sums]) -> dict[int, Any]:
+        """(alpha, beta) of each layer with a gradient and a rule, which is called as a step calls it."""
+        batches: dict[Any, list[int]] = {}
+        for i in measured:
+            layer = self.layers[i]
+            if layer.has_g and layer.has_m and layer.rule is not None:
+                batches.setdefault(layer.batch, []).append(i)
+        known: dict[int, Any] = {}
+        for of_batch in batches.values():
+            table = [[float(measured[i][name]) for name in GRAM] for i in of_batch]
+            try:
+                pair = coefficients(
+                    self.layers[of_batch[0]].rule, torch.tensor(table, dtype=torch.float64, device="cpu")
+                )
+                columns = [torch.as_tensor(c, dtype=torch.float64).expand(len(table)).tolist() for c in pair]
+                known |= dict(zip(of_batch, zip(*columns, strict=True), strict=True))
+            except Exception as error:
+                known |= dict.fromkeys(of_batch, error)
+        return known
 
 
 @torch.no_grad()
@@ -135,7 +164,8 @@ def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select 
         state = optimizer.state.get(p)
         if name in failed or not state or not define:
             continue
-        found = tried(partial(_measure, optimizer, define, number, name, p, group, state), name, p)
+        given = optimizer, define, number, name, p, group, state, select is None
+        found = tried(partial(_measure, *given), name, p)
         if found is FAILED or found is None:
             continue
         layer, sums, extremes = found
@@ -148,15 +178,19 @@ def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select 
 
 
 def _measure(
-    optimizer: Optimizer, define: Any, number: int, name: str, p: Tensor, group: Any, state: Any
+    optimizer: Optimizer, define: Any, number: int, name: str, p: Tensor, group: Any, state: Any, every: bool
 ) -> tuple[Layer, Tensor, Tensor] | None:
-    """What is said of a layer, and its sums; None where there is nothing yet."""
+    """What is said of a layer, and its sums; None where there is nothing yet. every: all are measured."""
     if not p.numel() or not stepped(group, state):
         return None
     d = define(optimizer, group, state)
     g = p.grad if p.grad is not None and p.grad.layout is torch.strided else None
     g = None if isinstance(g, FreedGradient) else g
-    layer = Layer(number, name, p, d.cap, d.rule, d.pooled, g is not None, d.m is not None, d.weight_decay)
+    # A rule that mixes layers has to see all of them; of some, its coefficients would be others.
+    rule = None if getattr(d.rule, "mixes_layers", False) and not every else d.rule
+    batch = (id(group), p.device, p.dtype)
+    has = g is not None, d.m is not None
+    layer = Layer(number, name, p, d.cap, rule, d.pooled, *has, d.weight_decay, batch)
     return layer, *layer_sums(*_local(p, g, d))
 
 
@@ -196,15 +230,30 @@ def watchable(optimizer: Any) -> bool:
 def layer_stepsizes(
     optimizer: Optimizer, model: torch.nn.Module | None = None, select: Select | None = None
 ) -> list[Row]:
-    """A row of measures for each layer that was stepped, as the last step left it (record.py lists them).
+    """A row of measures for each layer that was stepped, as the last step left it.
 
     u = 1/(sqrt(v/(1-b2^t) + eps/(1-b2)) + eps_out) for the family; definitions.py has the others. It leaves
-    out lr and the first bias correction, as the figure of arXiv 2203.13273 does.
-    select: of a layer's name and parameter, whether it is measured and numbered (default: all).
-    Gradients still in p.grad give cos and norms of g. Wrappers of accelerate, ZeRO and their like are looked
-    into; an optimizer without adaptive stepsizes that are known gives no rows, and a warning.
-    Raises RuntimeError, which names the layer, where one cannot be measured.
-    Where layers are sharded, every rank has to call this; rows are of whole layers.
+    out lr and the first bias correction, as the figure of arXiv 2203.13273 does. Gradients that are still in
+    p.grad give the cosine and the norm of g, and the residual.
+
+    Arguments:
+        optimizer: as StepsizeMonitor takes it; one whose stepsizes are not known gives no rows and a warning.
+        model: for the layers' names. Default: None, the names in param_groups, else numbers from 0.
+        select: a function of a layer's name and parameter that says whether it is measured and numbered. The
+            residual of a rule that mixes layers is then None. Default: all.
+
+    Returns rows as schema.py lists them. Where layers are sharded, every rank has to call this, and rows are
+    of whole layers. Raises RuntimeError, which names the layer, where one cannot be measured.
+
+    Example:
+        >>> import aida, torch
+        >>> from aida.monitor import layer_stepsizes
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = aida.Aida(model.parameters())
+        >>> model(torch.ones(4, 3)).square().mean().backward()
+        >>> optimizer.step()
+        >>> [(row["parameter"], row["numel"]) for row in layer_stepsizes(optimizer, model)]
+        [('weight', 6), ('bias', 2)]
     """
     optimizer = unwrapped(optimizer)
     if not watchable(optimizer):

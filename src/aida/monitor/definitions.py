@@ -30,8 +30,9 @@ class Definition:
     The step was p <- p - step_size*u*d, d = m where there is one, else g; with `buffer` it was
     p <- p - step_size*buffer. g is p.grad, negated by `maximize`, plus weight_decay*p (coupled decay alone).
     `less`: v - less^2 stands for v. `rule`: (alpha, beta) of the residual beta*m - alpha*g, or a function of
-    (gg, gm, mm) that gives it. `pooled`: the layer's mean of u stands for each u. `cap`: the largest possible
-    u, None where there is none. `step`: steps taken. A 0-dim v is the whole layer's.
+    (gg, gm, mm), tensors with one entry for each layer of a group, that gives it. `pooled`: the layer's mean
+    of u stands for each u. `cap`: the largest possible u, None where there is none. `step`: steps taken. A
+    0-dim v is the whole layer's.
     """
 
     step: Scalar
@@ -71,7 +72,7 @@ def _family(optimizer: Any, group: Group, state: State) -> Definition:
         cap=None if off else 1 / (1 / family.stepsize_cap(eps, b2) + outside),
         weight_decay=0.0 if group["decoupled_weight_decay"] else group["weight_decay"],
         maximize=group["maximize"],
-        rule=optimizer._rule_of(group),
+        rule=optimizer.rule_of(group),
         pooled=group.get("layerwise") == "post",
     )
 

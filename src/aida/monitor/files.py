@@ -105,6 +105,7 @@ class JSONL(RowFile):
     """
 
     def write(self, rows: Sequence[Row]) -> None:
+        """Append one record, whole or not at all."""
         self._append("".join(json.dumps(finite(row)) + "\n" for row in rows))
 
     def _rows(self, data: bytes) -> list[Row]:
@@ -133,6 +134,7 @@ class CSV(RowFile):
     """
 
     def write(self, rows: Sequence[Row]) -> None:
+        """Append one record, whole or not at all."""
         plain = [{key: x for key, x in row.items() if key != "histogram"} for row in layers_of(rows)]
         if not plain:
             return

@@ -11,7 +11,6 @@ from math import inf, isfinite, log2, nan
 from typing import Any
 
 import numpy as np
-import torch
 
 from .. import family
 from .schema import AT_CAP, PER_OCTAVE, Row
@@ -68,18 +67,12 @@ def cosine(gg: float, gm: float, mm: float) -> float | None:
 
 
 @quiet
-def residual(rule: Any, gg: float, gm: float, mm: float, dd: float) -> float | None:
-    """|r|/|m|, r = beta*m - alpha*g; rule: (alpha, beta) or what gives them; None where m is 0.
-
-    A rule is called as a step calls it, with arrays; here they are of one layer.
-    """
-    if rule is None or not mm:
+def residual(alpha: float, beta: float, gg: float, gm: float, mm: float, dd: float) -> float | None:
+    """|r|/|m|, r = beta*m - alpha*g; None where m is 0."""
+    if not mm:
         return None
-    of_layer = [np.array([x], np.float64) for x in (gg, gm, mm, dd)]
-    pair = _pair(rule, *of_layer[:3]) if callable(rule) else rule
-    alpha, beta = (np.asarray(x, np.float64) for x in pair)
-    gg_, gm_, mm_, dd_ = of_layer
-    return _root((family.residual_square(alpha, beta, gg_, gm_, dd_) / mm_).item())
+    alpha_, beta_, gg_, gm_, mm_, dd_ = map(np.float64, (alpha, beta, gg, gm, mm, dd))
+    return _root(family.residual_square(alpha_, beta_, gg_, gm_, dd_) / mm_)
 
 
 @quiet
@@ -127,33 +120,36 @@ def stepsizes(s: Sums, counts: np.ndarray, top: float, cap: float | None, pooled
 
 
 @quiet
-def directions(s: Sums, rule: Any, has_g: bool, has_m: bool, pooled: bool, decay: float) -> Row:
-    """All that a row says of a layer's gradient, momentum, parameter and update.
+def products(s: Sums, pooled: bool, decay: float) -> Sums:
+    """The sums with those that gradient and update enter as the step had them.
 
     Where stepsizes are pooled, g lacks decay times the update: g + c*m is the gradient that the step used.
     """
+    if not pooled:
+        return s
+    gg, gm, mm, dd = (np.float64(s[key]) for key in ("gg", "gm", "mm", "dd"))
+    step = np.float64(s["step_size"]) * pooled_mean(s)
+    c = decay * step
+    gg, gm, dd = gg + 2 * c * gm + c * c * mm, gm + c * mm, dd - 2 * c * (mm - gm) + c * c * mm
+    return {**s, "gg": gg, "gm": gm, "dd": dd, "updates": step * step * mm}
+
+
+@quiet
+def directions(s: Sums, has_g: bool, has_m: bool, coefficients: tuple[float, float] | None) -> Row:
+    """All that a row says of a layer's gradient, momentum, parameter and update, from its products.
+
+    coefficients: the layer's (alpha, beta), None where they are not known.
+    """
     gg, gm, mm, dd, pp, updates = (np.float64(s[key]) for key in ("gg", "gm", "mm", "dd", "pp", "updates"))
     both = has_g and has_m
-    if pooled:
-        step = np.float64(s["step_size"]) * pooled_mean(s)
-        c, updates = decay * step, step * step * mm
-        gg, gm, dd = gg + 2 * c * gm + c * c * mm, gm + c * mm, dd - 2 * c * (mm - gm) + c * c * mm
     return {
         "cos": cosine(gg, gm, mm) if both else None,
         "g_norm": _root(gg) if has_g else None,
         "m_norm": _root(mm) if has_m else None,
         "p_norm": _root(pp),
-        "residual": residual(rule, gg, gm, mm, dd) if both else None,
+        "residual": residual(*coefficients, gg, gm, mm, dd) if both and coefficients else None,
         "update_ratio": update_ratio(updates, pp) if has_g or has_m else None,
     }
-
-
-def _pair(rule: Any, *sums: np.ndarray) -> Any:
-    """What a rule gives of arrays, as the CPU kernel has them, or of tensors, as other backends have."""
-    try:
-        return rule(*sums)
-    except (TypeError, AttributeError):
-        return rule(*map(torch.from_numpy, sums))
 
 
 def _root(x: Any) -> float:

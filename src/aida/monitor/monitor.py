@@ -28,23 +28,43 @@ SAME = {"stepsize": ("layer", "parameter", "numel"), "spread": ("layers",)}
 
 
 class StepsizeMonitor:
-    """Records layerwise stepsizes and more (record.py lists what) of any known optimizer while it trains.
-
-        with StepsizeMonitor(optimizer, model, every=100, sinks="stepsizes.jsonl") as monitor:
-            ...                                            # train as usual; monitor.close() ends it as well
+    """Records layerwise stepsizes and more of any known adaptive optimizer while it trains.
 
     Records are made after step 1 and after every step that `every` divides, on the device, and written when
-    they have reached the host, after a later step or by close(). model: for the layers' names. sinks (`to` is
-    its former name): one or several of paths (.jsonl, .csv), objects with write(rows) and "memory", whose
-    rows and frame() are the monitor's own. select: of a layer's name and parameter, whether it is measured
-    (default: all). run: the name that every row has; by default a new one, or that of the last run in a file
-    among the sinks where this training goes on from there: a later step of the same optimizer and layers.
-    name: of the optimizer in the rows, where there are several.
-    Nothing here ends a training: what fails is dropped, and warned of once; a compiled step gets no graphs.
-    With several processes every one makes the monitor, and rank 0 writes (`all_ranks` True: each its own
-    layers, for pipeline stages and ZeRO). Wrappers of accelerate, ZeRO and their like are looked into.
+    they have reached the host, after a later step or by close(). schema.py lists what a row holds. Nothing
+    here ends a training: what fails is dropped, and warned of once; a compiled step gets no more graphs.
+
+    Arguments:
+        optimizer: of this family, torch's Adam, AdamW, RAdam, Adamax, RMSprop or Adagrad, the AdaBelief of
+            timm or pytorch_optimizer, or one that DEFINITIONS has; also inside accelerate's, ZeRO's and like
+            wrappers.
+        model: for the layers' names. Default: None, the names in param_groups, else numbers from 0.
+        every: steps between two records, 1 or more. A record reads each layer once more. Default: 100.
+        sinks: one or several of paths (.jsonl, .csv), objects with write(rows), and "memory", whose rows and
+            frame() are the monitor's own. Default: "memory".
+        select: a function of a layer's name and parameter that says whether it is measured. Default: all.
+        all_ranks: with several processes, which all make the monitor, rank 0 writes; True: each its own
+            layers, for pipeline stages and ZeRO. Default: False.
+        to: the former name of `sinks`.
+        run: the name that every row has. Default: a new one, or that of the last run in a file among the
+            sinks where this training goes on from there: a later step of the same optimizer and layers.
+        name: of the optimizer in the rows, where there are several. Default: None.
+
     Raises TypeError for an optimizer whose stepsizes are not known, TypeError or ValueError for sinks that
     are none, ValueError for every < 1 and for an optimizer that release_gradients steps.
+
+    Example:
+        >>> import aida, torch
+        >>> from aida.monitor import StepsizeMonitor
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = aida.Aida(model.parameters())
+        >>> with StepsizeMonitor(optimizer, model, every=2) as monitor:
+        ...     for _ in range(4):
+        ...         optimizer.zero_grad()
+        ...         model(torch.ones(4, 3)).square().mean().backward()
+        ...         optimizer.step()
+        >>> [(row["step"], row["parameter"]) for row in monitor.rows if row["kind"] == "stepsize"]
+        [(1, 'weight'), (1, 'bias'), (2, 'weight'), (2, 'bias'), (4, 'weight'), (4, 'bias')]
     """
 
     def __init__(

@@ -35,11 +35,23 @@ def new_run(optimizer: str) -> str:
 
 
 def finite(row: Row) -> Row:
-    """The row with None for every number that JSON cannot hold."""
+    """The row with None for every number that JSON cannot hold.
+
+    Example:
+        >>> from aida.monitor import finite
+        >>> finite({"mean": float("nan"), "step": 3})
+        {'mean': None, 'step': 3}
+    """
     return {key: None if isinstance(x, float) and not isfinite(x) else x for key, x in row.items()}
 
 
 def histogram_edges(histogram: Mapping[str, Any]) -> list[float]:
-    """The n + 1 edges of a row's n bins: 2^(low + i/per_octave)."""
+    """The n + 1 edges of the n bins of a row's histogram: 2^(low + i/per_octave).
+
+    Example:
+        >>> from aida.monitor import histogram_edges
+        >>> histogram_edges({"low": 1, "per_octave": 1, "counts": [5, 7]})
+        [2.0, 4.0, 8.0]
+    """
     low, per_octave = histogram["low"], histogram["per_octave"]
     return [2 ** (low + i / per_octave) for i in range(len(histogram["counts"]) + 1)]

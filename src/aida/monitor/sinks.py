@@ -38,6 +38,7 @@ class Memory:
         self.rows: list[Row] = []
 
     def write(self, rows: Sequence[Row]) -> None:
+        """Keep the rows of one record."""
         self.rows += rows
 
     def frame(self, kind: str = "stepsize") -> Any:
@@ -68,6 +69,7 @@ class TensorBoard:
         return self._writer
 
     def write(self, rows: Sequence[Row]) -> None:
+        """Write one record at its step."""
         for row in rows:
             for tag, x in _scalars(row).items():
                 self.writer.add_scalar(tag, x, row["step"])
@@ -114,6 +116,7 @@ class WandB:
         return wandb
 
     def write(self, rows: Sequence[Row]) -> None:
+        """Log one record at its step."""
         wandb = self._begin()
         values: dict[str, Any] = {f"stepsizes/{tag}": x for row in rows for tag, x in _scalars(row).items()}
         for row in layers_of(rows):

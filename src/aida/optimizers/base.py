@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -14,28 +13,20 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 from typing_extensions import Unpack
 
 from .. import family, sharding
-from .define import plain_rule, whole_signature
+from .define import own_hyperparameters, plain_rule, whole_docstring, whole_signature
 from .foreign import MEMBERS_OWN, SAVED_BY, member_name
+from .hyperparameter import Hyperparameter
 from .layer_batch import GroupPart, LayerCache, some_layers, whole_groups
 from .names import check_arguments, warn_of_keys
 from .process_lock import ProcessLock
+from .rule import BoundRule, Rule
 from .state import complete_groups, is_state_init_step, renew_counters, restore_types
-from .step import Rule, StepBatch, needs_gram, prepare_step, run, scales_gradients
+from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients
 from .validate import check_group, warn_where_eps_underflows
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments beside lr, betas, eps and weight_decay; all live in param_groups, as plain values.
-
-    K: number of projections, at most 64; xi > 0 keeps a zero gradient from 0/0 (members that project).
-    layerwise: "pre" averages r^2 over the layer, "post" the stepsizes u (LAdam, LAdaBelief, LAida).
-    decoupled_weight_decay: p <- (1 - lr*wd)*p, not g <- g + wd*p.  rectify: RAdam's factor on the step.
-    state_dtype: "bfloat16", or torch's type, halves the moments, stochastically rounded from `seed`,
-    without bias (a pooled v and the moments of complex parameters keep theirs); None: the parameter's,
-    float32 at least.
-    stochastic_rounding: the same rounding for bfloat16 parameters.
-    maximize, foreach, fused, capturable, differentiable: as in torch.optim.Adam.
-    """
+    """Keyword arguments beside lr, betas, eps and weight_decay; Layerwise tells what they do."""
 
     K: int
     xi: float
@@ -67,20 +58,96 @@ OPTIONS = Options(
 
 
 class Layerwise(Optimizer):
-    """One step of the family; a member adds its residual rule and its own arguments' defaults, nothing else.
+    """The base of every optimizer of the family, and of your own: a subclass gives a rule of a few lines.
 
-    State of a parameter: `step` (0-dim), `exp_avg` m, `exp_avg_var` v (free of eps; 0-dim for
-    layerwise="pre"). Both moments of float16 and bfloat16 parameters are float32. `p.grad` is never written.
-    reduce_groups: for engines that give a rank a plain piece of a layer, the process groups that share it; an
-    attribute and not in param_groups, since a checkpoint cannot hold a function. DTensors need nothing.
+    For each layer, which is one parameter tensor p with its gradient g and momentum m:
+
+        m <- b1*m + (1-b1)*g
+        r  = beta*m - alpha*g,   (alpha, beta) = rule(gg, gm, mm, ...)
+        v <- b2*v + (1-b2)*r^2
+        p <- p - lr/(1-b1^t) * m / sqrt(v/(1-b2^t) + eps/(1-b2))
+
+    The rule is a pair of numbers, or a function of the layer's inner products gg = <g,g>, gm = <g,m>,
+    mm = <m,m>, dd = <m-g, m-g> (m the updated momentum). A subclass then steps in every backend (eager,
+    foreach, C++, Triton), on sharded models, with release_gradients, in low precision, from checkpoints, and
+    under aida.monitor. docs/guide/own-member.md goes from an idea to a comparison; check_member tests one.
+
+    Class attributes:
+        rule: (alpha, beta), or a function. Its first parameters are the sums that it needs, by name: others
+            are left out of the computation where a kernel can. What follows are arguments of the optimizer,
+            by name. Each sum is a tensor [L] of float64 (float32 on a device without float64), on the layers'
+            device, with an entry for each of the L layers that step together: those of one parameter group,
+            device and type that have a gradient, in the order of the group; all of them in every backend, in
+            sharded models (sums are of whole layers) and in the monitor (there on the CPU). Layers that share
+            memory step one after the other, in different calls. It returns two numbers, tensors [], or tensors
+            [L]; an entry that is not finite is taken as 1. It must be a function of its arguments alone,
+            without self.
+        own: the rule's hyperparameters by name, each a default or a `Hyperparameter` with a range; also other
+            defaults for the arguments below, and layerwise="pre" or "post" for one stepsize per layer, as in
+            LAdam. They are arguments of the constructor, are in `param_groups` and in checkpoints, may differ
+            by group, and are checked wherever they are set.
+        mixes_layers: whether a layer's (alpha, beta) depends on other layers' sums (a mean over layers, a
+            neighbour). Such a rule is refused by release_gradients and beside reduce_groups. Default: False.
+        eps_outside: whether eps is added outside the root too, as AdaBelief has it. Default: False.
+        sums, rule_arguments, hyperparameters: read from `rule` and `own` when the class is made.
+
+    Arguments:
+        params: parameters, named parameters, or groups of them, as torch.optim takes them.
+        lr: learning rate, 0 or more; a float or a tensor of one element. Default: 1e-3.
+        betas: (b1, b2), the decay rates of m and v, each in [0, 1). Default: (0.9, 0.999).
+        eps: above 0; inside the root. It caps the stepsize 1/sqrt(...) at sqrt((1-b2)/eps), which is 316 at
+            the default. Default: 1e-8.
+        weight_decay: 0 or more; coupled as in Adam, g + weight_decay*p, in every sum too. Default: 0.
+        decoupled_weight_decay: True: as in AdamW, p <- (1 - lr*weight_decay)*p in its place. Default: False.
+        rectify: RAdam's factor on the step (arXiv 1908.03265); the stepsize is 1 while the variance is
+            intractable. Default: False.
+        state_dtype: "float32", "bfloat16" (or torch's type), or None for the parameter's type, float32 at
+            least. "bfloat16" halves the state; it is stochastically rounded, without bias. A pooled v and the
+            moments of complex parameters keep their type. Default: None.
+        stochastic_rounding: the same rounding for bfloat16 parameters, so that small updates are not lost.
+            Default: False.
+        seed: of that rounding, an integer from 0 to 2^32 - 1. Default: 0.
+        maximize: step along the gradient, not against it. Default: False.
+        foreach: True: tensor lists; False: tensor by tensor, slow and the reference. Default: None, the
+            fastest backend that the parameters allow.
+        fused: True: the C++ kernel (CPU) or the Triton kernel (CUDA, ROCm, XPU), an error where it is
+            unavailable; False: neither. Default: None, as for foreach.
+        capturable: counters on the device, so that CUDA graphs can capture a step. Default: False.
+        differentiable: a step that autograd goes through; tensor by tensor. Default: False.
+        reduce_groups: for engines that give a rank a plain piece of a layer, a function from a parameter to
+            the process groups that share it, such as `fsdp_groups(model)`. DTensors need none. It is an
+            attribute and not in param_groups, since a checkpoint cannot hold a function. Default: None.
+
+    State of a parameter: `step` (0-dim), `exp_avg` m, `exp_avg_var` v (without eps; 0-dim for "pre"). Both
+    moments of float16 and bfloat16 parameters are float32. `p.grad` is never written.
+
     Raises ValueError, TypeError or RuntimeError for an argument that cannot be used, before parameters are
-    looked at; RuntimeError for a sparse gradient.
+    looked at; TypeError, where the class is made, for a rule or an `own` that cannot be; RuntimeError, at a
+    step that then changes nothing, for a sparse gradient and for what a rule returns or writes wrongly.
+
+    Example:
+        >>> import aida, torch
+        >>> class Damped(aida.Layerwise):
+        ...     own = dict(power=aida.Hyperparameter(1.0, ge=0, le=4))
+        ...
+        ...     @staticmethod
+        ...     def rule(gg, mm, *, power):
+        ...         return 1.0, (mm / (mm + gg + 1e-30)) ** power
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = Damped(model.parameters(), lr=1e-2, power=0.5)
+        >>> model(torch.ones(4, 3)).square().mean().backward()
+        >>> optimizer.step()
+        >>> optimizer.param_groups[0]["power"]
+        0.5
     """
 
-    # A constant (alpha, beta), or a function of gg, gm, mm and of those of the member's arguments it names.
-    rule: ClassVar[Any]
-    rule_arguments: ClassVar[tuple[str, ...]] = ()  # the names of those arguments, such as K and xi
-    own: ClassVar[Any] = Options()  # arguments that not every member has, with their defaults
+    rule: ClassVar[Any]  # a constant (alpha, beta), or a function of sums and hyperparameters
+    own: ClassVar[Any] = Options()  # arguments that not every member has: defaults, or Hyperparameters
+    mixes_layers: ClassVar[bool] = False  # whether a layer's (alpha, beta) depends on other layers' sums
+    # Read from the rule's signature and `own` when the class is made:
+    sums: ClassVar[tuple[str, ...]] = ()  # what the rule takes of gg, gm, mm, dd
+    rule_arguments: ClassVar[tuple[str, ...]] = ()  # and of the arguments, such as K and xi
+    hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
     eps_outside: ClassVar[bool] = False  # eps a second time, outside the root
 
     def __init__(
@@ -96,7 +163,7 @@ class Layerwise(Optimizer):
     ) -> None:
         self.reduce_groups = reduce_groups
         self._whole = sharding.WholeLayers()
-        self._layers = LayerCache(self._whole, type(self).__name__)
+        self._layers = self._new_cache()
         self._lock = ProcessLock()
         self._fresh = True  # never stepped or loaded
         self.released_by: Any = None  # the handle of release_gradients, which steps in place of step()
@@ -106,17 +173,32 @@ class Layerwise(Optimizer):
         if not hasattr(self, "rule"):
             raise TypeError(f"{who} has no rule: build a member of the family, such as Aida, or give it one")
         check_arguments(who, options, known)
+        if self.mixes_layers and reduce_groups is not None:
+            raise ValueError(
+                f"{who} mixes layers: with reduce_groups a rank does not see layers of which it has no "
+                "piece, so that ranks would step apart; shard with torch.distributed.fsdp.fully_shard"
+            )
         defaults = {**known, **options}
-        check_group(defaults)
+        check_group(defaults, self.hyperparameters)
         super().__init__(params, defaults)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Complete a new member: its rule in plain numbers, and its signature for help() and other tools."""
+        """Complete a new member: its rule in plain numbers; its docstring and signature, for help()."""
         super().__init_subclass__(**kwargs)
+        inherited: dict[str, Hyperparameter] = {}
+        for base in reversed(cls.__mro__[1:]):
+            inherited |= vars(base).get("hyperparameters", {})
+        own = inspect.getattr_static(cls, "own")
+        cls.own, cls.hyperparameters = own_hyperparameters(cls.__name__, own, inherited, OPTIONS)
         if (rule := inspect.getattr_static(cls, "rule", None)) is not None:
-            cls.rule, cls.rule_arguments = plain_rule(cls.__name__, rule, cls._options())
+            cls.rule, cls.sums, cls.rule_arguments = plain_rule(cls.__name__, rule, cls._options())
+        if doc := cls.__dict__.get("__doc__"):
+            cls.__doc__ = whole_docstring(doc, Layerwise.__doc__)
         if "__signature__" not in cls.__dict__:
             cls.__signature__ = whole_signature(cls.__init__, Layerwise.__init__, cls._options())
+
+    def _new_cache(self) -> LayerCache:
+        return LayerCache(self._whole, type(self).__name__, self.hyperparameters)
 
     @classmethod
     def _options(cls) -> dict[str, Any]:
@@ -130,7 +212,7 @@ class Layerwise(Optimizer):
         where = f"parameter group {len(self.param_groups)} of {type(self).__name__}"
         warn_of_keys(where, param_group, self.defaults, MEMBERS_OWN)
         plain = {k: v for k, v in {**self.defaults, **param_group}.items() if k != "params"}
-        check_group(plain)
+        check_group(plain, self.hyperparameters)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group.update(plain)
@@ -146,7 +228,8 @@ class Layerwise(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Raises ValueError for another optimizer's state and for values that no group may have."""
-        complete_groups(type(self), state.get("defaults") or self.defaults, state)
+        defaults = state.get("defaults") or self.defaults
+        complete_groups(type(self), self.hyperparameters, defaults, state)
         shapes = state.pop("_shapes", None)
         super().__setstate__(state)
         # A load leaves it to release_gradients' handle who steps; a copy has no handle.
@@ -155,7 +238,7 @@ class Layerwise(Optimizer):
             self._whole = sharding.WholeLayers([*map(sharding.shapes, groups)] if shapes is None else shapes)
             self.released_by = None
             self.__dict__.setdefault("reduce_groups", None)
-        self._layers, self._lock = LayerCache(self._whole, type(self).__name__), ProcessLock()
+        self._layers, self._lock = self._new_cache(), ProcessLock()
         self._fresh = not self.state
         renew_counters(self.param_groups, self.state)
 
@@ -235,13 +318,13 @@ class Layerwise(Optimizer):
             steps: list[StepBatch] = []
             for part in parts:
                 group = self.param_groups[part.group]
-                rule = self._rule_of(group)
+                rule = self.rule_of(group)
                 batches = self._layers.find(part, group, self.state, callable(rule), self.reduce_groups)
                 steps += prepare_step(batches, group, rule=rule, eps_outside=self.eps_outside, **scaling)
             run(steps, self.state, reductions)
 
     def _reductions(self) -> sharding.StepReductions:
-        with_gram = [group for group in self.param_groups if needs_gram(self._rule_of(group), group)]
+        with_gram = [group for group in self.param_groups if needs_gram(self.rule_of(group), group)]
         return self._whole.reductions(self.param_groups, with_gram, self.reduce_groups)
 
     def _is_state_init_step(self) -> bool:
@@ -251,14 +334,15 @@ class Layerwise(Optimizer):
         self._fresh = False
         return is_state_init_step(self.param_groups, self.state, self.reduce_groups)
 
-    def _rule_of(self, group: dict[str, Any]) -> Rule:
-        """A constant (alpha, beta), or a function of (gg, gm, mm)."""
+    def rule_of(self, group: dict[str, Any]) -> Rule:
+        """A constant (alpha, beta), or the rule with the group's hyperparameters."""
         rule: Any = self.rule
         if isinstance(rule, tuple):
             return rule
         if rule is family.projection and group["K"] == 0:
             return family.BELIEF  # what no projection leaves, without the sums
-        return partial(rule, **{name: group[name] for name in self.rule_arguments})
+        own = {name: group[name] for name in self.rule_arguments}
+        return BoundRule(rule, self.sums, own, f"{type(self).__name__}.rule", self.mixes_layers)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

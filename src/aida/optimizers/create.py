@@ -21,7 +21,13 @@ AND_EMBEDDINGS = "norms_biases_and_embeddings"
 
 
 def optimizer_names() -> list[str]:
-    """Every name that create_optimizer knows: the members, with and without a w, then torch.optim's."""
+    """Every name that create_optimizer knows: the members, with and without a w, then torch.optim's.
+
+    Example:
+        >>> import aida
+        >>> {"aida", "aidaw", "adamw"} <= set(aida.optimizer_names())
+        True
+    """
     return [*_classes()]
 
 
@@ -32,16 +38,27 @@ def create_optimizer(
     no_decay: str | Iterable[str] | None = (),
     **arguments: Any,
 ) -> Optimizer:
-    """The optimizer called `name` (any case), such as "aida", "aidaw", "ladam", "adamw" or "sgd".
+    """The optimizer of a name, with weight decay only where it is wanted.
 
-    A member's name with a w is to it what AdamW is to Adam: decoupled weight decay, of 1e-2 unless given.
-    params: a model, whose trainable parameters are taken with their names, or what torch.optim takes.
-    no_decay: what gets weight_decay=0. "norms_and_biases": every parameter of fewer than two dimensions;
-    "norms_biases_and_embeddings": those of nn.Embedding and EmbeddingBag too, and what is tied to them,
-    which needs the model itself; patterns of names (as in fnmatch), such as "*.bias", need names; or several.
-    arguments: the optimizer's own.
+    Arguments:
+        name: any case; a member ("aida", "ladam"), a member with a w ("aidaw"), which is to it what AdamW is
+            to Adam (decoupled weight decay, of 1e-2 unless given), or one of torch.optim ("adamw", "sgd").
+        params: a model, whose trainable parameters are taken with their names, or what torch.optim takes.
+        no_decay: what gets weight_decay=0. "norms_and_biases": every parameter of fewer than two dimensions;
+            "norms_biases_and_embeddings": those of nn.Embedding and EmbeddingBag too, and what is tied to
+            them, which needs the model itself; patterns of names (as in fnmatch), such as "*.bias", need
+            names; or several of these. Default: nothing.
+        **arguments: the optimizer's own.
+
     Raises ValueError for an unknown name, with the nearest one, for a no_decay that cannot be told, and for
     decoupled_weight_decay=False beside a w.
+
+    Example:
+        >>> import aida, torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+        >>> optimizer = aida.create_optimizer("aidaw", model, weight_decay=0.1, no_decay="norms_and_biases")
+        >>> [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups]
+        [(1, 0.1), (3, 0.0)]
     """
     classes = _classes()
     if name.lower() not in classes:

@@ -30,7 +30,7 @@ from ..backends.contract import Backend, Layers
 from ..backends.dispatch import choose
 from .layer_checks import MOMENTS, check_layer, check_layout
 from .state import new_state
-from .validate import check_group
+from .validate import Checked, check_group
 from .waves import Worked, waves_of
 
 MAX_LAYOUTS = 256  # kept at most, where layers are stepped in many combinations
@@ -99,8 +99,9 @@ class _Found(NamedTuple):
 class LayerCache:
     """The batches of an optimizer's groups, gathered anew where something that they depend on has changed."""
 
-    def __init__(self, whole: sharding.WholeLayers, who: str) -> None:
-        self._whole, self._who = whole, who
+    def __init__(self, whole: sharding.WholeLayers, who: str, own: Mapping[str, Checked]) -> None:
+        """who: the optimizer's name; own: its own hyperparameters."""
+        self._whole, self._who, self._own = whole, who, own
         self._checked: dict[int, list[Any]] = {}  # each group's values as they were found right
         self._found: dict[Any, _Found] = {}
         self._used: dict[Any, _Found] = {}  # in the present step
@@ -149,7 +150,7 @@ class LayerCache:
         """Check what schedulers and users have set in a group since its last step."""
         last, now = self._checked.get(i, ()), group.values()
         if len(last) != len(now) or not all(map(is_, now, last)):
-            check_group(group)
+            check_group(group, self._own)
             self._checked[i] = list(group.values())
 
     @contextmanager

@@ -300,18 +300,39 @@ def release_gradients(
     zero_grad(), which warns where a backward has stepped nothing of what it gave a gradient. A second call
     returns the first handle.
 
-    process_group: gradients are averaged over it first, layer by layer in one order on every rank, in place
-    of DistributedDataParallel and its buckets. A layer that some ranks do not reach counts as zero there; one
-    that no rank reaches is not stepped. Every rank's backward has to reach at least one layer.
+    Arguments:
+        optimizer: one of this family.
+        model: the bare model whose trainable parameters the optimizer has.
+        process_group: gradients are averaged over it first, layer by layer in one order on every rank, in
+            place of DistributedDataParallel and its buckets. A layer that some ranks do not reach counts as
+            zero there; one that no rank reaches is not stepped. Every rank's backward has to reach at least
+            one layer. Default: None, one process.
 
-    Raises TypeError for another optimizer; ValueError for a wrapped or sharded model, parameters that the
-    optimizer lacks, gradients that are there already, an optimizer with step hooks, and a second call with
-    another process group.
+    Returns a handle: remove() ends it, and so does leaving a `with` block.
+
+    Raises TypeError for another optimizer; ValueError for one that mixes layers, a wrapped or sharded model,
+    parameters that the optimizer lacks, gradients that are there already, an optimizer with step hooks, and a
+    second call with another process group.
+
+    Example:
+        >>> import aida, torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = aida.Aida(model.parameters())
+        >>> with aida.release_gradients(optimizer, model):
+        ...     optimizer.zero_grad()
+        ...     model(torch.ones(4, 3)).square().mean().backward()  # steps
+        >>> optimizer.state[model.weight]["step"]
+        tensor(1.)
     """
     if not isinstance(optimizer, Layerwise):
         raise TypeError(
             f"release_gradients steps aida's optimizers, not {type(optimizer).__name__}: their statistics "
             "are per layer, so that stepping layers one by one is exact"
+        )
+    if optimizer.mixes_layers:
+        raise ValueError(
+            f"{type(optimizer).__name__} mixes layers, and release_gradients steps each as soon as its "
+            "gradient is ready, before others have one: call optimizer.step() as usual"
         )
     _check_model(optimizer, model)
     handle = optimizer.released_by

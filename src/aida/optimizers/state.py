@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import sharding
 from .foreign import SAVED_BY, check_source
 from .layer_checks import MOMENTS
-from .validate import check_group, state_dtype
+from .validate import Checked, check_group, state_dtype
 
 Group = dict[str, Any]
 
@@ -81,14 +81,17 @@ def is_state_init_step(
     return not counts
 
 
-def complete_groups(cls: type, defaults: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def complete_groups(
+    cls: type, own: Mapping[str, Checked], defaults: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
     """Check a loaded or copied state and give its groups the newer arguments that an older one lacks.
 
+    own: the hyperparameters of the class.
     Raises ValueError for another optimizer's state and for values that no group may have.
     """
     groups = state["param_groups"]
     for group in groups:
-        check_group(group)
+        check_group(group, own)
     check_source(cls, defaults, groups, state["state"])
     for group in groups:
         group.pop(SAVED_BY, None)

@@ -6,7 +6,7 @@ refused has not begun.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -24,9 +24,8 @@ from ..backends.dispatch import choose
 from ..backends.upload import upload
 from ..sharding import StepReductions
 from .layer_batch import LayerBatch, store_new_states
+from .rule import Rule, coefficients, where_finite
 from .state import rounds
-
-Rule = Coefficients | Callable[..., Coefficients]  # a constant (alpha, beta), or a function of (gg, gm, mm)
 
 
 @dataclass(slots=True)
@@ -77,7 +76,8 @@ def prepare_step(
     grad_scale, found_inf: as GradScaler leaves them.
     """
     prepared = []
-    sums = family.sums_needed(None if callable(rule) else rule, group.get("layerwise") == "pre")
+    constant, taken = (None, rule.sums) if callable(rule) else (rule, ())
+    sums = family.sums_needed(constant, taken, group.get("layerwise") == "pre")
     for batch in batches:
         layers, backend = batch.layers, batch.backend
         scaled = grad_scale is not None or found_inf is not None
@@ -146,15 +146,15 @@ def _run_wave(wave: int, steps: Sequence[StepBatch], state: Any, reductions: Ste
     rules = [_rule(step, gram) for step, gram in zip(steps, grams, strict=True)]
     post = [i for i, step in enumerate(steps) if step.scalars.layerwise == "post"]
     for i in post:
-        coefficients, _ = rules[i]
-        rules[i] = coefficients, steps[i].stepsize_sum(coefficients)
+        pair, _ = rules[i]
+        rules[i] = pair, steps[i].stepsize_sum(pair)
     if reductions:
         reductions.stepsizes(wave, [(steps[i].params, rules[i][1]) for i in post])
     store_new_states((step.batch for step in steps), state)
     # Sums may be infinite; torch.compile cannot trace errstate.
     with nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore"):
-        for step, (coefficients, total) in zip(steps, rules, strict=True):
-            step.apply(coefficients, total)
+        for step, (pair, total) in zip(steps, rules, strict=True):
+            step.apply(pair, total)
 
 
 def _rule(step: StepBatch, gram: Any) -> tuple[Coefficients, Any]:
@@ -162,45 +162,13 @@ def _rule(step: StepBatch, gram: Any) -> tuple[Coefficients, Any]:
     if gram is None:
         assert not callable(step.rule)
         return step.rule, None
-    gg, gm, mm, dd = gram.T
-    pre = step.scalars.layerwise == "pre"
+    alpha, beta = coefficients(step.rule, gram)
+    if step.scalars.layerwise != "pre":
+        return (alpha, beta), None
+    gg, gm, _, dd = gram.T
     with np.errstate(all="ignore") if isinstance(gram, np.ndarray) else nullcontext():
-        if not callable(step.rule):
-            return step.rule, family.residual_square(*step.rule, gg, gm, dd) if pre else None
-        alpha, beta = _usable_pair(step.rule(gg, gm, mm), len(gram))
-        if not pre:
-            return (alpha, beta), None
         total = family.residual_square(alpha, beta, gg, gm, dd)
-        return (alpha, beta), _where_finite(total, total, dd)
-
-
-def _usable_pair(coefficients: Any, count: int) -> Coefficients:
-    if isinstance(coefficients, (tuple, list)) and len(coefficients) == 2:
-        if all(tuple(getattr(c, "shape", ())) in ((), (count,)) for c in coefficients):
-            alpha, beta = map(_usable, coefficients)
-            return alpha, beta
-        coefficients = tuple(tuple(getattr(c, "shape", ())) for c in coefficients)
-    raise RuntimeError(
-        f"the rule gave {coefficients}, not (alpha, beta): each one number, or of shape ({count},) as its "
-        "sums have: nothing was stepped; correct the rule"
-    )
-
-
-def _usable(coefficient: Any) -> Any:
-    """As float32 can hold it; 1, as without projections, where the sums were not finite.
-
-    So an infinite gradient makes its own element nan and not its whole layer, as in torch's Adam.
-    """
-    if isinstance(coefficient, (int, float)):
-        return coefficient
-    limit = torch.finfo(torch.float32).max
-    return _where_finite(coefficient, coefficient.clip(-limit, limit), 1.0)
-
-
-def _where_finite(x: Any, chosen: Any, other: Any) -> Any:
-    """`chosen` where x is finite, else `other`; all NumPy's or all torch's."""
-    of: Any = torch if isinstance(x, Tensor) else np
-    return of.where(of.isfinite(x), chosen, other)
+        return (alpha, beta), where_finite(total, total, dd) if callable(step.rule) else total
 
 
 def _next_counts(batch: LayerBatch, group: dict[str, Any], found_inf: Tensor | None) -> list[float] | Tensor:

@@ -8,24 +8,33 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from numbers import Integral, Number
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-MOST_PROJECTIONS = 64  # the recurrence is at its limit long before
 STATE_DTYPES = ("float32", "bfloat16")  # float16 cannot hold v, which squares gradients
 
 
-def check_group(group: dict[str, Any]) -> None:
+class Checked(Protocol):
+    """What is known of a hyperparameter."""
+
+    def plain(self, name: str, value: Any) -> Any:
+        """The value as a plain Python one. Raises ValueError where it may not be used."""
+        ...
+
+
+def check_group(group: dict[str, Any], own: Mapping[str, Checked]) -> None:
     """Make a merged group's values plain Python ones, in place; lr may stay a tensor of one element.
 
-    What this library does not know stays as it is, but for NumPy's scalars. A group that is refused is left
-    as it was. Raises ValueError for a value, RuntimeError for options that exclude each other.
+    own: the hyperparameters of the optimizer's own. What is neither one of them nor an argument that all
+    members have stays as it is, but for NumPy's scalars. A group that is refused is left as it was.
+    Raises ValueError for a value, RuntimeError for options that exclude each other.
     """
     plain = {k: v.item() for k, v in group.items() if isinstance(v, np.generic)}
     plain |= {name: make_plain(group[name]) for name, make_plain in PLAIN.items() if name in group}
+    plain |= {name: known.plain(name, group[name]) for name, known in own.items() if name in group}
     _check_together({**group, **plain}, group.get("betas", ()))
     group.update(plain)
 
@@ -69,7 +78,7 @@ def _check_together(group: Mapping[str, Any], betas_given: Iterable[Any]) -> Non
         )
 
 
-def _refuse(what: str, value: Any, wanted: str) -> ValueError:
+def refuse(what: str, value: Any, wanted: str) -> ValueError:
     return ValueError(f"Invalid {what}: {_shown(value)}; it must be {wanted}")
 
 
@@ -106,41 +115,39 @@ def _float(value: Any) -> float:
         return math.nan
 
 
-def _real(what: str, fits: Callable[[float], bool], wanted: str, value: Any) -> float:
+def real(what: str, fits: Callable[[float], bool], wanted: str, value: Any) -> float:
     x = _float(value)
     if not (math.isfinite(x) and fits(x)):
-        raise _refuse(what, value, wanted)
+        raise refuse(what, value, wanted)
     return x
 
 
-def _integer(what: str, least: int, most: int, example: str, value: Any) -> int:
+def integer(what: str, fits: Callable[[int], bool], wanted: str, value: Any) -> int:
     x = value if type(value) is int else _unwrapped(value)
-    if type(x) is not int:
-        x = int(x) if isinstance(x, Integral) and not isinstance(x, bool) else -1
-    if not least <= x <= most:
-        raise _refuse(what, value, f"an integer from {least} to {most}, such as {example}")
-    return x
+    if not isinstance(x, Integral) or isinstance(x, bool) or not fits(int(x)):
+        raise refuse(what, value, wanted)
+    return int(x)
 
 
-def _flag(what: str, may_be_none: bool, value: Any) -> bool | None:
+def flag(what: str, may_be_none: bool, value: Any) -> bool | None:
     if value is True or value is False or (value is None and may_be_none):
         return value
     x = _unwrapped(value)
     if not isinstance(x, bool) and not (isinstance(x, Integral) and x in (0, 1)):
-        raise _refuse(what, value, "True, False or None" if may_be_none else "True or False")
+        raise refuse(what, value, "True, False or None" if may_be_none else "True or False")
     return bool(x)
 
 
 def _lr(value: Any) -> float | Tensor:
     wanted = "a finite number of 0 or more, such as 1e-3"
     if not isinstance(value, Tensor):
-        return _real("learning rate", _not_negative, wanted, value)
+        return real("learning rate", _not_negative, wanted, value)
     if value.numel() != 1:
         raise ValueError(f"Tensor lr must be 1-element, but it has {value.numel()}: give each group its own")
     if value.is_complex() or value.dtype == torch.bool:
-        raise _refuse("learning rate", value, wanted)
+        raise refuse("learning rate", value, wanted)
     if value.device.type == "cpu" and type(value) in (Tensor, torch.nn.Parameter):
-        _real("learning rate", _not_negative, wanted, value)
+        real("learning rate", _not_negative, wanted, value)
     return value  # elsewhere its value is not looked at: that would wait for the device
 
 
@@ -155,13 +162,13 @@ def _betas(value: Any) -> tuple[float, float]:
     except TypeError:
         pair = None
     if pair is None or len(pair) != 2:
-        raise _refuse("betas", value, "two numbers in [0, 1), such as (0.9, 0.999)")
+        raise refuse("betas", value, "two numbers in [0, 1), such as (0.9, 0.999)")
     if isinstance(pair[0], Tensor) != isinstance(pair[1], Tensor):
         raise ValueError(
             f"betas must be either both floats or both Tensors, not {_shown(value)}: give two floats"
         )
     b1, b2 = (
-        _real(f"beta parameter at index {i}", lambda x: 0 <= x < 1, "in [0, 1), as 0.9 is", b)
+        real(f"beta parameter at index {i}", lambda x: 0 <= x < 1, "in [0, 1), as 0.9 is", b)
         for i, b in enumerate(pair)
     )
     return b1, b2
@@ -169,14 +176,14 @@ def _betas(value: Any) -> tuple[float, float]:
 
 def _layerwise(value: Any) -> str:
     if not isinstance(value, str) or value not in ("pre", "post"):
-        raise _refuse("layerwise", value, "'pre' or 'post'")
+        raise refuse("layerwise", value, "'pre' or 'post'")
     return str.__str__(value)
 
 
 def _state_dtype(value: Any) -> str | None:
     name = str(value).removeprefix("torch.") if isinstance(value, torch.dtype | str) else value
     if name is not None and name not in STATE_DTYPES:
-        raise _refuse(
+        raise refuse(
             "state_dtype",
             value,
             "None, 'float32' or 'bfloat16' (float16 cannot hold v, which squares gradients)",
@@ -196,26 +203,21 @@ PLAIN: dict[str, Callable[[Any], Any]] = {
     "lr": _lr,
     "betas": _betas,
     "eps": partial(
-        _real,
+        real,
         "eps value",
         _positive,
         "a finite number above 0, such as 1e-8, since it bounds the stepsize by sqrt((1-beta2)/eps)",
     ),
     "weight_decay": partial(
-        _real, "weight_decay value", _not_negative, "a finite number of 0 or more, such as 1e-2"
-    ),
-    "K": partial(_integer, "number of projections K", 0, MOST_PROJECTIONS, "2"),
-    "xi": partial(
-        _real,
-        "xi value",
-        _positive,
-        "a finite number above 0, such as 1e-20, since it keeps a zero gradient from giving 0/0",
+        real, "weight_decay value", _not_negative, "a finite number of 0 or more, such as 1e-2"
     ),
     "layerwise": _layerwise,
     "state_dtype": _state_dtype,
-    "seed": partial(_integer, "seed", 0, 2**32 - 1, "0"),
+    "seed": partial(
+        integer, "seed", lambda x: 0 <= x < 2**32, f"an integer from 0 to {2**32 - 1}, such as 0"
+    ),
     **{
-        name: partial(_flag, name, False)
+        name: partial(flag, name, False)
         for name in (
             "decoupled_weight_decay",
             "rectify",
@@ -225,5 +227,5 @@ PLAIN: dict[str, Callable[[Any], Any]] = {
             "differentiable",
         )
     },
-    **{name: partial(_flag, name, True) for name in ("foreach", "fused")},
+    **{name: partial(flag, name, True) for name in ("foreach", "fused")},
 }

@@ -1,0 +1,428 @@
+"""Rules of a user's own: one form of their arguments everywhere, ranges, and what each wrong one is told."""
+# ruff: noqa: E501 - messages are searched for in one piece
+
+import copy
+import io
+import re
+import warnings
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import Parameter
+
+import aida
+from aida import Hyperparameter
+from helpers.backends import every_backend
+from helpers.edits import everything
+from helpers.members import assert_near, parameters, set_gradients, snapshot, train
+from helpers.own_members import Damped, Mixing
+
+F32, F64 = torch.float32, torch.float64
+
+
+def seen_by(arguments, params, **given):
+    """What a rule is given in one step of the parameters."""
+    seen = []
+
+    class Seen(aida.Layerwise):
+        @staticmethod
+        def rule(dd, gg, mm, gm):
+            seen.append((dd, gg, mm, gm))
+            return 1.0, 1.0
+
+    optimizer = Seen(params, **arguments, **given)
+    optimizer.step()
+    return seen
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [F64, F32, torch.bfloat16])
+@pytest.mark.parametrize("layerwise", [None, "pre", "post"])
+def test_a_rule_is_given_one_tensor_for_each_sum_it_names(backend, dtype, layerwise):
+    backend.load(dtype)
+    params = parameters([(4, 3), (5,), (), (0,)], dtype)
+    set_gradients(params, 0)
+    given = {} if layerwise is None else {"layerwise": layerwise}
+    cls = type("Of", (aida.LAdam,), {}) if layerwise else aida.Layerwise
+    seen = []
+
+    def rule(dd, gg, mm, gm):
+        seen.append((dd, gg, mm, gm))
+        return 1.0, 1.0
+
+    optimizer = type("Seen", (cls,), {"rule": rule})(params, **backend.arguments, **given)
+    optimizer.step()
+    ((dd, gg, mm, gm),) = seen
+    wide = torch.promote_types(dtype, F32)
+    for i, p in enumerate(params):
+        g = p.grad.to(wide)
+        m = (g * 0.1).double()
+        g = g.double()
+        wanted = [((m - g) ** 2).sum(), (g * g).sum(), (m * m).sum(), (g * m).sum()]
+        for x, y in zip((dd, gg, mm, gm), wanted, strict=True):
+            assert type(x) is torch.Tensor
+            assert (x.shape, x.dtype, x.device.type, x.requires_grad) == ((4,), F64, "cpu", False)
+            assert x[i].item() == pytest.approx(y.item(), rel=1e-6, abs=1e-30)
+
+
+@every_backend
+def test_the_layers_of_one_call_are_a_groups_of_one_type_that_have_a_gradient(backend):
+    """In the order of the group; without those that have no gradient; one that shares memory steps before."""
+    backend.load()
+    first, second = parameters([(2,), (3,), (4,), (5,)]), parameters([(6,)])
+    first[2].data = first[2].data.double()
+    shared = Parameter(first[0].data)
+    numel = torch.nn.ParameterList([*first, shared, *second])
+    for p in numel:
+        p.grad = torch.ones_like(p)
+    first[1].grad = None
+    seen = seen_by(backend.arguments, [{"params": [*first, shared]}, {"params": second}])
+    assert [x[1].tolist() for x in seen] == [[2.0], [4.0], [5.0, 2.0], [6.0]]
+
+
+@every_backend
+@pytest.mark.parametrize("cls", [Damped, Mixing])
+@pytest.mark.parametrize("layerwise", [None, "pre", "post"])
+def test_every_backend_steps_as_eager_in_float64(backend, cls, layerwise):
+    backend.load(F64)
+    own = {**cls.own, **({"layerwise": layerwise} if layerwise else {})}
+    cls = type(cls.__name__, (cls,), {"own": own})
+    ours, oracle = (cls(parameters(dtype=F64), **a) for a in (backend.arguments, {"foreach": False}))
+    for optimizer in (ours, oracle):
+        train(optimizer, range(5))
+    assert_near(snapshot(ours), snapshot(oracle))
+    other = type("Off", (cls,), {"rule": staticmethod(lambda gg, gm, mm: (1.0 + 1e-6, 1.0))})
+    off = other(parameters(dtype=F64), foreach=False)
+    train(off, range(5))
+    with pytest.raises(AssertionError):  # negative control
+        assert_near(snapshot(off), snapshot(oracle))
+
+
+def test_only_sums_that_are_taken_are_asked_for(monkeypatch):
+    from aida.optimizers import step
+
+    asked = []
+    whole = step.prepare_step
+
+    def watched(*args, **kwargs):
+        prepared = whole(*args, **kwargs)
+        asked.extend(s.scalars.sums for s in prepared)
+        return prepared
+
+    monkeypatch.setattr("aida.optimizers.base.prepare_step", watched)
+    for rule, own in [
+        (lambda mm, gg: (gg / (gg + mm), 1.0), {}),
+        (lambda gg, gm, mm: (1.0, 1.0), {}),
+        (lambda dd: (1.0, 1.0), {}),
+        (lambda mm: (1.0, 1.0), {"layerwise": "pre"}),
+    ]:
+        train(type("Mine", (aida.Layerwise,), {"rule": rule, "own": own})(parameters()), range(1))
+    assert asked == [("gg", "mm"), ("gg", "gm", "mm"), ("dd",), ("gg", "gm", "mm", "dd")]
+
+
+def test_hyperparameters_are_in_groups_and_signatures_under_their_own_names():
+    optimizer = Damped(
+        [{"params": parameters()[:1], "power": np.float32(0.25)}, {"params": parameters()[1:]}], power=2
+    )
+    assert [group["power"] for group in optimizer.param_groups] == [0.25, 2.0]
+    assert [type(group["power"]) for group in optimizer.param_groups] == [float, float]
+    assert Damped.rule_arguments == ("power", "side")
+    assert Damped.sums == ("gg", "mm")
+    assert Damped.own == {"power": 1.0, "side": "both"}
+    assert Damped.__signature__.parameters["power"].default == 1.0
+    assert not optimizer.state
+
+
+def at_construction(value):
+    Damped(parameters(), power=value)
+
+
+def in_a_group(value):
+    Damped([{"params": parameters(), "power": value}])
+
+
+def in_an_added_group(value):
+    optimizer = Damped(parameters()[:1])
+    try:
+        optimizer.add_param_group({"params": parameters()[1:], "power": value})
+    finally:
+        assert len(optimizer.param_groups) == 1
+
+
+def loaded(value):
+    state = Damped(parameters()).state_dict()
+    state["param_groups"][0]["power"] = value
+    Damped(parameters(), power=0.5).load_state_dict(state)
+
+
+def set_by_a_scheduler(value):
+    optimizer = Damped(parameters())
+    train(optimizer, range(1))
+    optimizer.param_groups[0]["power"] = value
+    before = everything(optimizer)
+    try:
+        train(optimizer, range(1, 2))
+    finally:
+        set_gradients(optimizer.param_groups[0]["params"], 0)
+        assert everything(optimizer) == before
+
+
+DOORS = [at_construction, in_a_group, in_an_added_group, loaded, set_by_a_scheduler]
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("value", "shown"), [(4.5, "4.5"), (-1, "-1"), ("a", "'a'"), (float("nan"), "nan")])
+def test_a_value_out_of_range_is_refused_at_every_door(door, value, shown):
+    wanted = f"Invalid power: {shown}; it must be a finite number from 0 to 4, such as 1.0"
+    with pytest.raises(ValueError, match=f"^{re.escape(wanted)}$"):
+        door(value)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameter", "value", "message"),
+    [
+        (Hyperparameter(0.5), float("inf"), "it must be a finite number, such as 0.5"),
+        (Hyperparameter(0.5, ge=0), -1, "it must be a finite number of 0 or more, such as 0.5"),
+        (Hyperparameter(0.5, gt=0), 0, "it must be a finite number above 0, such as 0.5"),
+        (Hyperparameter(0.5, le=1), 2, "it must be a finite number of 1 or less, such as 0.5"),
+        (Hyperparameter(0.5, lt=1), 1, "it must be a finite number below 1, such as 0.5"),
+        (Hyperparameter(0.5, ge=0, lt=1), 1, "it must be a finite number of 0 or more and below 1, such as 0.5"),
+        (Hyperparameter(0.5, gt=0, lt=1, reason="it is a share"), 0,
+         "it must be a finite number above 0 and below 1, such as 0.5, since it is a share"),
+        (Hyperparameter(1, ge=0), 0.5, "it must be an integer of 0 or more, such as 1"),
+        (Hyperparameter(True), 2, "it must be True or False"),
+        (Hyperparameter("m", choices=("m", "g")), "b", "it must be 'm' or 'g'"),
+        (Hyperparameter("m"), 1, "it must be a string"),
+    ],
+)  # fmt: skip
+def test_what_a_range_says(hyperparameter, value, message):
+    with pytest.raises(ValueError, match=f"^Invalid x: .*; {re.escape(message)}$"):
+        hyperparameter.plain("x", value)
+    kept = hyperparameter.plain("x", hyperparameter.default)
+    assert (kept, type(kept)) == (hyperparameter.default, type(hyperparameter.default))
+
+
+def test_a_subclass_changes_a_default_and_keeps_the_range():
+    class Child(Damped):
+        own: ClassVar = dict(power=3, side="m")
+
+    assert Child(parameters()).defaults["power"] == 3.0
+    with pytest.raises(ValueError, match="Invalid power: 5; it must be a finite number from 0 to 4"):
+        Child(parameters(), power=5)
+
+
+def test_a_checkpoint_and_a_copy_keep_them():
+    optimizer = Damped(parameters(), power=0.5, side="m")
+    train(optimizer, range(2))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    (other := Damped(parameters())).load_state_dict(torch.load(file, weights_only=True))
+    for twin in (other, copy.deepcopy(optimizer)):
+        assert twin.param_groups[0]["power"] == 0.5
+        assert twin.param_groups[0]["side"] == "m"
+
+
+def made(**attributes):
+    return type("Mine", (aida.Layerwise,), attributes)
+
+
+WRONG_CLASSES = {
+    "neither sum nor hyperparameter": (
+        dict(rule=lambda gg, gm, mm, slope: (slope, 1.0)),
+        "Mine.rule takes (gg, gm, mm, slope): 'slope' is neither one of the sums gg, gm, mm, dd nor in Mine.own; give "
+        "it a default, as own = dict(slope=0.5)",
+    ),
+    "misspelt hyperparameter": (
+        dict(rule=lambda gg, gm, mm, *, pwoer: (1.0, 1.0), own=dict(power=0.5)),
+        "Mine.rule takes (gg, gm, mm, pwoer): 'pwoer' is neither one of the sums gg, gm, mm, dd nor in Mine.own; did "
+        "you mean 'power'? Else give it a default, as own = dict(pwoer=0.5)",
+    ),
+    "a sum that there is not": (
+        dict(rule=lambda gg, pp: (1.0, 1.0)),
+        "Mine.rule takes (gg, pp): 'pp' is neither one of the sums gg, gm, mm, dd nor in Mine.own; give it a default, "
+        "as own = dict(pp=0.5)",
+    ),
+    "no sum": (
+        dict(rule=lambda: (1.0, 1.0)),
+        "Mine.rule takes (), which has none of the sums gg, gm, mm, dd: let it begin with those that it needs, or give "
+        "a constant pair (alpha, beta)",
+    ),
+    "a sum after a hyperparameter": (
+        dict(rule=lambda gg, power, mm: (1.0, 1.0), own=dict(power=0.5)),
+        "Mine.rule takes (gg, power, mm): its sums must come first, and mm comes after a hyperparameter",
+    ),
+    "packed": (
+        dict(rule=lambda *sums: (1.0, 1.0)),
+        "Mine.rule takes (*sums): name each sum and each hyperparameter, as (gg, gm, mm, *, power)",
+    ),
+    "a method": (
+        dict(rule=lambda self, gg, gm, mm: (1.0, 1.0)),
+        "Mine.rule is a method: what it reads from self is in no parameter group and no checkpoint; leave `self` out, "
+        "and give the rule's own hyperparameters to `own`",
+    ),
+    "no pair": (
+        dict(rule=(1.0, 0.5, 0.25)),
+        "Mine.rule is (1.0, 0.5, 0.25); it must be a pair of numbers (alpha, beta), or a function of gg, gm, mm that "
+        "gives them",
+    ),
+    "a nan": (
+        dict(rule=(1.0, float("nan"))),
+        "Mine.rule is (1.0, nan); its numbers (alpha, beta) must be finite",
+    ),
+    "clash with a shared argument": (
+        dict(rule=lambda gg, gm, mm, *, lr: (lr, 1.0), own=dict(lr=0.1)),
+        "Mine.own has 'lr', which every optimizer of the family has already (a subclass changes its default in "
+        "__init__): give the hyperparameter another name",
+    ),
+    "clash with a scheduler": (
+        dict(rule=(1.0, 1.0), own=dict(initial_lr=0.1)),
+        "Mine.own has 'initial_lr', which torch or a scheduler keeps in a parameter group: give the hyperparameter "
+        "another name",
+    ),
+    "clash with a sum": (
+        dict(rule=(1.0, 1.0), own=dict(dd=0.1)),
+        "Mine.own has 'dd', which is the name of a sum: give the hyperparameter another name",
+    ),
+    "no default that a checkpoint holds": (
+        dict(rule=(1.0, 1.0), own=dict(of=None)),
+        "Mine.own['of']: the default of a hyperparameter is None; it must be a number, True or False, or a string, "
+        "which every checkpoint can hold",
+    ),
+    "another kind of layerwise": (
+        dict(rule=(1.0, 1.0), own=dict(layerwise="mid")),
+        "Mine.own['layerwise']: Invalid layerwise: 'mid'; it must be 'pre' or 'post'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", WRONG_CLASSES)
+def test_a_wrong_class_is_refused_where_it_is_written(why):
+    attributes, message = WRONG_CLASSES[why]
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}$"):
+        made(**attributes)
+
+
+def test_a_default_out_of_its_range_is_refused_where_it_is_written():
+    message = "the default of a hyperparameter is 5.0; it must be a finite number from 0 to 4"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Hyperparameter(5.0, ge=0, le=4)
+    for own, message in [
+        (
+            dict(power=7, side="m"),
+            "['power']: Invalid power: 7; it must be a finite number from 0 to 4, such as 1.0",
+        ),
+        (dict(power=1, side="g"), "['side']: Invalid side: 'g'; it must be 'both' or 'm'"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{re.escape('Mine.own' + message)}$"):
+            type("Mine", (Damped,), {"own": own})
+
+
+PAIR = "return two numbers, or two tensors of shape (3,) as its sums have"
+EACH = "return a number, or a tensor of shape (3,) as its sums have"
+WRONG_RULES = {
+    "None": (lambda gg, gm, mm: None, f"gave None, not (alpha, beta): nothing was stepped; {PAIR}"),
+    "one tensor": (
+        lambda gg, gm, mm: gg,
+        f"gave a tensor of torch.float64 and shape (3,), not (alpha, beta): nothing was stepped; {PAIR}",
+    ),
+    "three": (lambda gg, gm, mm: (gg, gm, mm), f"gave 3 values, not (alpha, beta): nothing was stepped; {PAIR}"),
+    "a wrong shape": (
+        lambda gg, gm, mm: (gg[:2], 1.0),
+        f"gave alpha as a tensor of torch.float64 and shape (2,): nothing was stepped; {EACH}",
+    ),
+    "another wrong shape": (
+        lambda gg, gm, mm: (1.0, gg[None]),
+        f"gave beta as a tensor of torch.float64 and shape (1, 3): nothing was stepped; {EACH}",
+    ),
+    "a nan": (
+        lambda gg, gm, mm: (float("nan"), 1.0),
+        "gave alpha = nan, which is not finite: nothing was stepped; correct the rule",
+    ),
+    "a flag": (
+        lambda gg, gm, mm: (gg > gm, 1.0),
+        f"gave alpha as a tensor of torch.bool and shape (3,): nothing was stepped; {EACH}",
+    ),
+    "None in the pair": (lambda gg, gm, mm: (1.0, None), f"gave beta as None: nothing was stepped; {EACH}"),
+    "NumPy": (
+        lambda gg, gm, mm: (np.sqrt(gg.numpy()), 1.0),
+        "gave alpha as an array of NumPy, which devices other than the CPU do not have: nothing was stepped; " + EACH,
+    ),
+    "elsewhere": (
+        lambda gg, gm, mm: (torch.empty(3, device="meta"), 1.0),
+        "gave alpha on meta where its sums are on cpu: nothing was stepped; make new tensors with device=gg.device",
+    ),
+    "writes": (
+        lambda gg, gm, mm: (gg.mul_(2), 1.0),
+        "writes to the sums that it is given: nothing was stepped; compute new tensors, such as gg * 2 in place of "
+        "gg.mul_(2)",
+    ),
+}  # fmt: skip
+
+
+@every_backend
+@pytest.mark.parametrize("why", WRONG_RULES)
+@pytest.mark.parametrize("layerwise", [None, "pre", "post"])
+@pytest.mark.parametrize("stepped", [0, 1])
+def test_a_wrong_rule_steps_nothing(backend, why, layerwise, stepped):
+    backend.load()
+    function, message = WRONG_RULES[why]
+    right = [True]
+    cls = made(
+        rule=lambda gg, gm, mm: (1.0, 1.0) if right[0] else function(gg, gm, mm),
+        own={"layerwise": layerwise} if layerwise else {},
+    )
+    params = parameters()
+    optimizer = cls([{"params": params}, {"params": parameters([(2,)])}], **backend.arguments)
+    if stepped:
+        train(optimizer, range(1))
+    set_gradients(params, 1)
+    right[0] = False
+    before = everything(optimizer)
+    with pytest.raises(RuntimeError, match=f"^Mine.rule {re.escape(message)}$"):
+        optimizer.step()
+    assert everything(optimizer) == before
+
+
+@every_backend
+def test_what_a_rule_raises_says_that_nothing_was_stepped(backend):
+    backend.load()
+    params = parameters()
+    optimizer = made(rule=lambda gg, gm, mm: gg[:2] + mm)(params, **backend.arguments)
+    set_gradients(params, 0)
+    before = everything(optimizer)
+    with pytest.raises(RuntimeError, match="must match the size") as error:
+        optimizer.step()
+    assert error.value.__notes__ == [
+        "Mine.rule raised this, given gg, gm, mm of 3 layers: nothing was stepped"
+    ]
+    assert everything(optimizer) == before
+
+
+@every_backend
+def test_a_coefficient_that_is_not_finite_is_1(backend):
+    """On every device alike: to look at them would wait for a GPU; check_member tells of them."""
+    backend.load(F64)
+    wrong, right = (
+        made(rule=rule)(parameters(dtype=F64), **backend.arguments)
+        for rule in (lambda gg, gm, mm: (gg / 0, 0 * gg / 0), lambda gg, gm, mm: (1.0, 1.0))
+    )
+    for optimizer in (wrong, right):
+        train(optimizer, range(3))
+    assert_near(snapshot(wrong), snapshot(right), limit=0.0)
+
+
+def test_a_rule_that_mixes_layers_is_refused_where_it_cannot_be_exact():
+    model = torch.nn.Linear(3, 2)
+    message = "Mixing mixes layers, and release_gradients steps each as soon as its gradient is ready, before others "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        aida.release_gradients(Mixing(model.parameters()), model)
+    with pytest.raises(
+        ValueError, match=r"^Mixing mixes layers: with reduce_groups a rank does not see layers"
+    ):
+        Mixing(model.parameters(), reduce_groups=lambda p: ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(Mixing(model.parameters()), range(2))
