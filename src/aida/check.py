@@ -90,9 +90,8 @@ def check_member(member: type[Layerwise], **arguments: Any) -> bool:
         raise TypeError(f"check_member takes a subclass of aida.Layerwise, not {member!r}")
     if given := [name for name in CHOSEN if name in arguments]:
         raise TypeError(f"check_member sets {given[0]!r} itself: leave it out")
-    subject = _Subject(member, arguments)
     for check in (_rule, _gradients, _backends, _finite, _repeated, _groups, _released, _monitored):
-        check(subject)
+        check(_Subject(member, arguments))
     return True
 
 
@@ -259,8 +258,7 @@ def _compare(
 
 
 def _finite(subject: _Subject) -> None:
-    bfloat16 = torch.bfloat16
-    ways = [(torch.float32, {}), (torch.float32, {"state_dtype": "bfloat16"}), (bfloat16, {})]
+    ways = [(torch.float32, {}), (torch.float32, {"state_dtype": "bfloat16"}), (torch.bfloat16, {})]
     for dtype, options in ways:
         for choice in _choices(dtype, "cpu"):
             for kind, gradients in GRADIENTS.items():
