@@ -21,7 +21,7 @@ from torch.testing._internal.common_optimizers import (
 )
 
 from aida.backends.dispatch import FUSED
-from aida.optimizers.base import OPTIONS
+from aida.optimizers.options import OPTIONS
 from helpers.members import CASES, OWN, name
 
 ADAM: Any = next(info for info in optim_db if info.optim_cls is torch.optim.Adam)

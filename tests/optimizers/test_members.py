@@ -9,7 +9,8 @@ import torch
 
 import aida
 from aida import family
-from aida.optimizers.base import Layerwise, Options
+from aida.optimizers.base import Layerwise
+from aida.optimizers.options import Options
 from helpers.members import MEMBERS, assert_bitwise, parameters, snapshot, train
 
 

@@ -5,59 +5,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
+from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from typing_extensions import Unpack
 
 from .. import family, sharding
+from .checkpoint import Checkpointed
 from .define import own_hyperparameters, plain_rule, whole_docstring, whole_signature
-from .foreign import MEMBERS_OWN, SAVED_BY, member_name
+from .foreign import MEMBERS_OWN
 from .hyperparameter import Hyperparameter
-from .layer_batch import GroupPart, LayerCache, some_layers, whole_groups
+from .layer_batch import GroupPart, some_layers, whole_groups
 from .names import check_arguments, warn_of_keys
-from .process_lock import ProcessLock
+from .options import OPTIONS, Options
 from .rule import BoundRule, Rule
-from .state import complete_groups, is_state_init_step, renew_counters, restore_types
+from .state import is_state_init_step
 from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients
 from .validate import check_group, warn_where_eps_underflows
 
 
-class Options(TypedDict, total=False):
-    """Keyword arguments beside lr, betas, eps and weight_decay; Layerwise tells what they do."""
-
-    K: int
-    xi: float
-    layerwise: str
-    decoupled_weight_decay: bool
-    rectify: bool
-    state_dtype: str | torch.dtype | None
-    stochastic_rounding: bool
-    seed: int
-    maximize: bool
-    foreach: bool | None
-    fused: bool | None
-    capturable: bool
-    differentiable: bool
-
-
-OPTIONS = Options(
-    decoupled_weight_decay=False,
-    rectify=False,
-    state_dtype=None,
-    stochastic_rounding=False,
-    seed=0,
-    maximize=False,
-    foreach=None,
-    fused=None,
-    capturable=False,
-    differentiable=False,
-)
-
-
-class Layerwise(Optimizer):
+class Layerwise(Checkpointed):
     """The base of every optimizer of the family, and of your own: a subclass gives a rule of a few lines.
 
     For each layer, which is one parameter tensor p with its gradient g and momentum m:
@@ -162,11 +131,8 @@ class Layerwise(Optimizer):
         **options: Unpack[Options],
     ) -> None:
         self.reduce_groups = reduce_groups
+        self.released_by = None
         self._whole = sharding.WholeLayers()
-        self._layers = self._new_cache()
-        self._lock = ProcessLock()
-        self._fresh = True  # never stepped or loaded
-        self.released_by: Any = None  # the handle of release_gradients, which steps in place of step()
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         known = {**self._options(), **shared}
         who = type(self).__name__
@@ -181,6 +147,7 @@ class Layerwise(Optimizer):
         defaults = {**known, **options}
         check_group(defaults, self.hyperparameters)
         super().__init__(params, defaults)
+        self._begin_anew()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Complete a new member: its rule in plain numbers; its docstring and signature, for help()."""
@@ -196,9 +163,6 @@ class Layerwise(Optimizer):
             cls.__doc__ = whole_docstring(doc, Layerwise.__doc__)
         if "__signature__" not in cls.__dict__:
             cls.__signature__ = whole_signature(cls.__init__, Layerwise.__init__, cls._options())
-
-    def _new_cache(self) -> LayerCache:
-        return LayerCache(self._whole, type(self).__name__, self.hyperparameters)
 
     @classmethod
     def _options(cls) -> dict[str, Any]:
@@ -221,51 +185,6 @@ class Layerwise(Optimizer):
             self.released_by.watch()
         warn_where_eps_underflows(group, stacklevel=4)
         return None
-
-    def __getstate__(self) -> dict[str, Any]:
-        shapes = self._whole.shapes
-        return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": shapes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for another optimizer's state and for values that no group may have."""
-        defaults = state.get("defaults") or self.defaults
-        complete_groups(type(self), self.hyperparameters, defaults, state)
-        shapes = state.pop("_shapes", None)
-        super().__setstate__(state)
-        # A load leaves it to release_gradients' handle who steps; a copy has no handle.
-        if "_whole" not in self.__dict__:
-            groups = (group["params"] for group in self.param_groups)
-            self._whole = sharding.WholeLayers([*map(sharding.shapes, groups)] if shapes is None else shapes)
-            self.released_by = None
-            self.__dict__.setdefault("reduce_groups", None)
-        self._layers, self._lock = self._new_cache(), ProcessLock()
-        self._fresh = not self.state
-        renew_counters(self.param_groups, self.state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's; each group says in `saved_by` which member saved it, so that no other loads it.
-
-        A subclass without a rule of its own saves and loads as the member that it extends. States of versions
-        that did not write the key load too, and so does one from which it is removed (a renamed class).
-        """
-        saved = super().state_dict()
-        for group in saved["param_groups"]:
-            group[SAVED_BY] = member_name(type(self))
-        return saved
-
-    @torch.inference_mode(False)
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but moments keep their type, which torch casts to the parameter's.
-
-        Raises ValueError for another optimizer's state; then nothing has changed.
-        """
-        loaded: dict[str, Any] = {}
-        hook = self.register_load_state_dict_pre_hook(lambda _, seen: loaded.update(seen))
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            hook.remove()
-        restore_types(self.param_groups, self.state, loaded)
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

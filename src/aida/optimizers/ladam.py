@@ -1,5 +1,6 @@
 from .. import family
-from .base import Layerwise, Options
+from .base import Layerwise
+from .options import Options
 
 
 class LAdam(Layerwise):

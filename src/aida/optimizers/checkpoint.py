@@ -1,0 +1,74 @@
+"""How an optimizer is saved, loaded, copied and pickled."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from .. import sharding
+from .foreign import SAVED_BY, member_name
+from .hyperparameter import Hyperparameter
+from .layer_batch import LayerCache
+from .process_lock import ProcessLock
+from .state import complete_groups, renew_counters, restore_types
+
+
+class Checkpointed(Optimizer):
+    """An optimizer whose state dict says which member saved it, and whose moments keep their types."""
+
+    hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
+    reduce_groups: sharding.ReduceGroups | None
+    released_by: Any
+    """The handle of release_gradients, which steps in place of step()."""
+
+    def _begin_anew(self) -> None:
+        """Forget what earlier steps have found: nothing of it holds for a state that was loaded."""
+        self._layers = LayerCache(self._whole, type(self).__name__, self.hyperparameters)
+        self._lock = ProcessLock()
+        self._fresh = not self.state  # never stepped or loaded
+
+    def __getstate__(self) -> dict[str, Any]:
+        shapes = self._whole.shapes
+        return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": shapes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for another optimizer's state and for values that no group may have."""
+        defaults = state.get("defaults") or self.defaults
+        complete_groups(type(self), self.hyperparameters, defaults, state)
+        shapes = state.pop("_shapes", None)
+        super().__setstate__(state)
+        # A load leaves it to release_gradients' handle who steps; a copy has no handle.
+        if "_whole" not in self.__dict__:
+            groups = (group["params"] for group in self.param_groups)
+            self._whole = sharding.WholeLayers([*map(sharding.shapes, groups)] if shapes is None else shapes)
+            self.released_by = None
+            self.__dict__.setdefault("reduce_groups", None)
+        self._begin_anew()
+        renew_counters(self.param_groups, self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; each group says in `saved_by` which member saved it, so that no other loads it.
+
+        A subclass without a rule of its own saves and loads as the member that it extends. States of versions
+        that did not write the key load too, and so does one from which it is removed (a renamed class).
+        """
+        saved = super().state_dict()
+        for group in saved["param_groups"]:
+            group[SAVED_BY] = member_name(type(self))
+        return saved
+
+    @torch.inference_mode(False)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but moments keep their type, which torch casts to the parameter's.
+
+        Raises ValueError for another optimizer's state; then nothing has changed.
+        """
+        loaded: dict[str, Any] = {}
+        hook = self.register_load_state_dict_pre_hook(lambda _, seen: loaded.update(seen))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+        restore_types(self.param_groups, self.state, loaded)
