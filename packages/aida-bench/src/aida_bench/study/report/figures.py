@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aida.monitor.plots.style import blank, run_styles
+from aida.monitor.plots.style import blank, run_styles, time_axis
 from aida_bench.report.metrics import key_label, key_measure
 from aida_bench.study.report.table import Table
 
@@ -85,9 +85,8 @@ def tuning(curves: Table) -> Figure | None:
             expected = [key_measure(row["measure"]).scale * row["expected"] for row in own]
             axes.plot(points, expected, label=label, linewidth=1.4, **styles[label])
         axes.set_title(task, fontsize="medium")
-        axes.set_xlabel("points tried")
         axes.set_ylabel(f"expected best {key_label(rows[0]['measure'])}", fontsize="small")
-        _plain(axes)
+        time_axis(axes, "points tried")
     lines = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
     below: dict[str, Any] = {"loc": "outside lower center", "ncols": 6, "frameon": False}
     figure.legend([*lines.values()], [*lines], fontsize="small", **below)
