@@ -49,11 +49,11 @@ def _verdict(claim: Claim, scores: TaskScores) -> Verdict:
         return Verdict(INCOMPLETE, "no run has ended")
     margin = claim.kind == "within-margin"  # which every tuned optimizer may still widen
     needed = [*claim.optimizers, *(scores.tuned if margin else ())]
-    lacking = [words for label in needed for words in scores.missing(label)]
+    lacking = [label for label in needed if scores.missing(label)]
     if margin and not scores.distance and not lacking:
-        lacking += ["the untrained model" if scores.untrained is None else "a tuned optimizer that beats it"]
+        lacking = ["the untrained model" if scores.untrained is None else "a tuned optimizer that beats it"]
     if lacking:
-        return Verdict(INCOMPLETE, f"missing: {', '.join(dict.fromkeys(lacking))}")
+        return Verdict(INCOMPLETE, f"runs are missing of {', '.join(dict.fromkeys(lacking))}")
     return KINDS[claim.kind](claim, scores)
 
 

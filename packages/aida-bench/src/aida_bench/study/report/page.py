@@ -10,7 +10,7 @@ from pathlib import Path
 from aida_bench.report.metrics import key_label
 from aida_bench.report.statistics import FEWEST
 from aida_bench.report.words import listed
-from aida_bench.study.claims import INCOMPLETE, Answer, told
+from aida_bench.study.claims import Answer, told
 from aida_bench.study.records import Found
 from aida_bench.study.report.scores import Scores
 from aida_bench.study.report.table import Table, number, percent, text
@@ -140,13 +140,16 @@ def _claims(answers: Mapping[str, Answer]) -> str:
         return ""
     tasks = dict.fromkeys(task for each in answers.values() for task in each.tasks)
     shown = Table("claims", "", "", rows, {k: text(k) for k in ("claim", "verdict", *tasks)}).markdown()
-    why = [
-        f"- {label}, {task}: {verdict.word}. {verdict.why}."
-        for label, each in answers.items()
-        for task, verdict in each.tasks.items()
-        if verdict.word != INCOMPLETE or each.word == INCOMPLETE
-    ]
+    why = [f"- {label}, {reason}" for label, each in answers.items() for reason in _reasons(each)]
     return "\n".join([shown, *why])
+
+
+def _reasons(answer: Answer) -> list[str]:
+    """Tasks of which the same is said together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for task, verdict in answer.tasks.items():
+        alike.setdefault((verdict.word, verdict.why), []).append(task)
+    return [f"{listed(tasks)}: {word}. {why[:1].upper()}{why[1:]}." for (word, why), tasks in alike.items()]
 
 
 def _origin(study: Study, found: Found, origin: Origin) -> str:
