@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --no-annotate \
 	--no-emit-package aida-optim --no-emit-package aida-bench --no-emit-index-url --no-emit-find-links \
 	--all-extras --group pyproject.toml:dev pyproject.toml packages/aida-bench/pyproject.toml
 
-.PHONY: help install demo test test-matrix test-distributed test-runner test-floors test-oldest test-newest \
+.PHONY: help install demo test test-matrix test-distributed test-runner study-ci test-floors test-oldest test-newest \
 	dist-check lint format coverage mutate fuzz sanitize sanitize-threads bench lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -54,6 +54,10 @@ test-distributed: install  ## sharded steps on several processes
 # Runs on several devices, in workers that are killed, and on a Ray cluster.
 test-runner: install  ## runs on several devices, killed and resumed, and on a cluster
 	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/bench
+
+# A whole study with an optimizer and a task from outside the package, and its report; two minutes.
+study-ci: install  ## a small study from its first run to its report
+	$(BIN)/python -m pytest -q -m 'distributed and not network' tests/bench/study/test_ci.py
 
 # Every task's small preset, whole and on real data, ends beyond its floor; an hour on two cores.
 test-floors: install  ## every task's small preset on real data; about an hour

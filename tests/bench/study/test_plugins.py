@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from importlib.metadata import EntryPoint
@@ -41,6 +42,24 @@ def test_a_study_of_one_s_own_optimizer_on_one_s_own_task(empty):
     assert ran == {"lion", "aida", "adamw", "untrained"}
     (config, *_) = sorted((empty / "runs/study-own_study/spirals").glob("lion final-*/seed-0/config.json"))
     assert read_json(config)["optimizer"] == "own_optimizer:Lion"
+
+
+def test_the_guide_s_study_of_ten_lines(empty):
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/guide/studies.md").read_text(), re.DOTALL)
+    assert len(text.splitlines()) == 10 - 1
+    for name in ("own_optimizer.py", "own_task.py"):
+        shutil.copy(ROOT / "examples" / name, empty)
+    assert "epochs = 10" in text
+    assert "points = 8" in text
+    (empty / "mine.toml").write_text(
+        text.replace("epochs = 10", "epochs = 2").replace("points = 8", "points = 2")
+    )
+    assert invoke("study", "run", "mine.toml", "--workers", 1, "--nice", 0).exit_code == 0
+    result = invoke("study", "report", "mine.toml")
+    assert result.exit_code == 0, result.output
+    page = (empty / "runs/study-mine/report/README.md").read_text()
+    assert "All 15 runs have ended." in page
+    assert re.search(r"\| spirals \| adamw \| 5 \| [+-]", page)
 
 
 def test_examples_are_short():

@@ -80,6 +80,27 @@ def status(
 
 
 @app.command()
+def report(
+    file: File,
+    to: Annotated[
+        Path | None, Option(help="The folder; by default that of the rows, [study] rows, or beside the runs.")
+    ] = None,
+) -> None:
+    """Write the page, tables and figures of all finished runs, whole or partial. Never trains."""
+    with one_line_errors("what is written is whole."):
+        study, _ = _study(file, None)
+        from aida_bench.study.records import read_records
+        from aida_bench.study.report.write import write_report
+
+        found = read_records(study)
+        if not found:
+            raise UserError(f"no run of {file} has ended yet: `aida study run {file}` starts them.")
+        folder = expand(to) if to else study.rows_folder or study.folder / "report"
+        for path in write_report(study, found, folder):
+            say(Console(), f"wrote {path}")
+
+
+@app.command()
 def export(
     file: File,
     to: Annotated[Path | None, Option(help="The folder; by default the file's own, [study] rows.")] = None,

@@ -55,13 +55,13 @@ class Interval:
 
 
 def paired_interval(
-    mine: Mapping[int, float], theirs: Mapping[int, float], rival: str = ""
+    mine: Mapping[int, float], theirs: Mapping[int, float], rival: str = "", level: float = LEVEL
 ) -> Interval | None:
     """Interval of the mean difference mine - theirs over the seeds that both have; None if there is none."""
     differences = [_difference(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
     if not differences:
         return None
-    low, high = interval(differences) if len(differences) > 1 else (None, None)
+    low, high = interval(differences, level) if len(differences) > 1 else (None, None)
     return Interval(rival, fmean(differences), low, high, len(differences))
 
 

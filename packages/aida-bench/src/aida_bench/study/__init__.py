@@ -7,4 +7,9 @@ cells       which runs there are, stage by stage, given what has been found
 records     finished runs, from their folders and from committed rows
 run         carry the cells out, on this machine, on several, on Ray
 status      what is done, what is left, and what it costs
+statistics  corrected differences, aggregates over tasks, the worth of tuning: formulas alone
+scores      one task's final scores, by seed
+stepsizes   spreads of stepsizes, and the share at the cap
+claims      verdicts on registered claims
+report      the page, its tables and figures
 """

@@ -124,10 +124,11 @@ class TaskPlan:
 
     def settings(self, label: str) -> dict[str, Any]:
         """What an optimizer's final runs are trained with."""
-        source = self._source(label)
+        source = self.source(label)
         return self._settings(label, self.points[source][self.chosen(source)] if source else {})
 
-    def _source(self, label: str) -> str:
+    def source(self, label: str) -> str:
+        """The optimizer whose point it is trained with; empty for one that is not tuned."""
         spec = self.study.optimizers[label]
         return spec.settings_from or (label if spec.tune else "")
 
@@ -181,7 +182,7 @@ class TaskPlan:
         return [self.final_cell(label, seed) for seed in seeds for label in labels if seed in of[label]]
 
     def final_cell(self, label: str, seed: int) -> Cell:
-        source = self._source(label)
+        source = self.source(label)
         point = self.chosen(source) if source else None
         return self._cell(label, "final", point, self.settings(label), seed)
 

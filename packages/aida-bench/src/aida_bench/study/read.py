@@ -12,7 +12,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from aida_bench.errors import UserError, choose
 from aida_bench.plugins import search_in
 from aida_bench.study.spec import (
+    CLAIM_KINDS,
     About,
+    Claim,
     Comparisons,
     Final,
     OptimizerEntry,
@@ -37,7 +39,10 @@ def read_study(path: Path) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML ({error}): correct that place.") from error
     reader = _Reader(path.name)
-    known = ("study", "tuning", "final", "published", "comparisons", "space", "tasks", "optimizers", "sweeps")
+    known = (
+        "study", "tuning", "final", "published", "comparisons", "space", "tasks", "optimizers", "sweeps",
+        "claims",
+    )  # fmt: skip
     reader.check_keys(content, known, "the file")
     about = reader.read(About, content.get("study", {}), "[study]")
     about = About(**{**vars(about), "name": about.name or path.stem})
@@ -63,6 +68,7 @@ def read_study(path: Path) -> Study:
         final=reader.read(Final, content.get("final", {}), "[final]"),
         space={k: reader.convert(v, Range, f"{k} in [space]") for k, v in content.get("space", {}).items()},
         tasks=tasks, optimizers=optimizers,
+        claims=reader.read_all(Claim, content.get("claims", {}), "claims"),
         **{
             key: reader.read(cls, content[key], f"[{key}]") if key in content else None
             for key, cls in optional.items()
@@ -197,6 +203,8 @@ def _check(study: Study, reader: _Reader) -> None:
             *filter(None, [study.comparisons.target]),
         ):
             choose(f"optimizer of [comparisons] in {name}", label, study.optimizers)
+    for label, claim in study.claims.items():
+        _check_claim(claim, f"[claims.{label}] in {name}", study)
     if not tuning.points or not 0 < tuning.fraction <= 1:
         raise UserError(f"[tuning] in {name} needs points above 0 and a fraction above 0, at most 1.")
     if tuning.widening_factor <= 1 or (tuning.widenings and not tuning.widening_points):
@@ -208,3 +216,16 @@ def _check(study: Study, reader: _Reader) -> None:
         raise UserError(
             f"{name} tunes on seed {both[0]}, which is a final one too: choose other seeds in [tuning]."
         )
+
+
+def _check_claim(claim: Claim, where: str, study: Study) -> None:
+    choose(f"kind of {where}", claim.kind, CLAIM_KINDS)
+    for label in claim.optimizers:
+        choose(f"optimizer of {where}", label, study.optimizers)
+    for task in claim.tasks or ():
+        choose(f"task of {where}", task, study.tasks)
+    if claim.kind == "within-margin":
+        if not claim.pairs or any(len(pair) != 2 for pair in claim.pairs):
+            raise UserError(f'{where} needs pairs of two optimizers: add pairs = [["ladam", "adamw"]].')
+    elif not claim.of or not claim.against:
+        raise UserError(f'{where} needs of and against: add of = "aida" and against = ["adamw"].')

@@ -19,6 +19,8 @@ class About:
     """Where the runs lie, seen from where the command is started; by default runs/study-NAME."""
     rows: str = ""
     """Folder of committed rows, seen from the file: cells found there are not run again."""
+    registered: str = ""
+    """The page, seen from the file, that says what would refute each claim: the report names its commit."""
     paths: tuple[str, ...] = ()
     """Folders, seen from the file, in which import paths are looked for, beside the file's own."""
     core_hours: float | None = None
@@ -70,6 +72,41 @@ class Comparisons:
     primary: tuple[str, ...]
     target: str = ""
     """The optimizer whose worst tuned seed is the score that the time to a target is taken to."""
+
+
+CLAIM_KINDS = ("within-margin", "compact", "competitive", "hypothesis", "mechanism", "at-cap")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """[claims.LABEL]: what the report gives a verdict on; study.claims says what decides each `kind`."""
+
+    kind: str
+    says: str
+    of: str = ""
+    against: tuple[str, ...] = ()
+    """Rivals; of those in [comparisons] the interval is corrected."""
+    pairs: tuple[tuple[str, ...], ...] = ()
+    """within-margin: two optimizers each, the first no worse than the second."""
+    margin: float = 0.1
+    """within-margin: of the distance between the untrained model and the best tuned optimizer."""
+    ablations: tuple[str, ...] = ()
+    limit: str = ""
+    """mechanism: what it would be if all its stepsizes were at the cap."""
+    refuting_tasks: int = 0
+    """Refuted over all tasks where one rival refutes it on so many."""
+    tasks: tuple[str, ...] | None = None
+
+    @property
+    def optimizers(self) -> list[str]:
+        named = (
+            self.of,
+            *self.against,
+            *self.ablations,
+            self.limit,
+            *(x for pair in self.pairs for x in pair),
+        )
+        return list(dict.fromkeys(filter(None, named)))
 
 
 @dataclass(frozen=True)
@@ -130,6 +167,7 @@ class Study:
     space: Mapping[str, Range]
     tasks: Mapping[str, TaskEntry]
     optimizers: Mapping[str, OptimizerEntry]
+    claims: Mapping[str, Claim] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

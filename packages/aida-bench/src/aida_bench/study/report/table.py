@@ -1,0 +1,100 @@
+"""A table as Markdown, for reading, and as CSV, for computing: the one shows what the other holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from aida_bench.report.metrics import key_measure, written
+
+NUMBER = re.compile(r"[-+]?\d|–$")
+Show = Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`columns`: headings of the Markdown, each with what it shows of a row; the CSV has the rows' values."""
+
+    name: str
+    title: str
+    note: str
+    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, Show]
+
+    def markdown(self) -> str:
+        if not self.rows:
+            return "Nothing yet.\n"
+        body = [[show(row) for show in self.columns.values()] for row in self.rows]
+        rule = ["---:" if all(map(NUMBER.match, cells)) else "---" for cells in zip(*body, strict=True)]
+        return "".join(f"| {' | '.join(map(_cell, cells))} |\n" for cells in ([*self.columns], rule, *body))
+
+    def csv(self) -> str:
+        out = io.StringIO()
+        names = list(dict.fromkeys(key for row in self.rows for key in row))
+        writer = csv.DictWriter(out, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _plain(value) for key, value in row.items()} for row in self.rows)
+        return out.getvalue()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _plain(value: Any) -> Any:
+    """What is unknown is empty."""
+    return "" if value is None else value
+
+
+def text(key: str) -> Show:
+    return lambda row: "–" if row.get(key) in (None, "") else str(row[key])
+
+
+def number(key: str, form: str = ".4g") -> Show:
+    def show(row: Mapping[str, Any]) -> str:
+        value = row.get(key)
+        return "–" if value is None or not isfinite(value) else written(value, form)
+
+    return show
+
+
+def percent(key: str) -> Show:
+    return lambda row: "–" if row.get(key) is None else f"{100 * row[key]:.1f} %"
+
+
+def score(key: str, signed: bool = False) -> Show:
+    """As the row's measure is written."""
+
+    def show(row: Mapping[str, Any]) -> str:
+        measure, value = key_measure(row["measure"]), row.get(key)
+        return "–" if value is None else measure.signed(value) if signed else measure.show(value)
+
+    return show
+
+
+def spread(row: Mapping[str, Any]) -> str:
+    """Mean ± standard deviation."""
+    return score("mean")(row) + ("" if row["std"] is None else f" ± {score('std')(row)}")
+
+
+def interval(show: Callable[[str], Show], key: str) -> Show:
+    """`key` with [low, high] after it, where the row has them."""
+
+    def both(row: Mapping[str, Any]) -> str:
+        ends = "" if row["low"] is None else f" [{show('low')(row)}, {show('high')(row)}]"
+        return show(key)(row) + ends
+
+    return both
+
+
+def signed(key: str) -> Show:
+    return score(key, signed=True)
+
+
+def ratio(key: str) -> Show:
+    return number(key, ".3f")

@@ -1,0 +1,82 @@
+"""A study's report in a folder: README.md, tables.md, the tables as CSV, the figures as PNG and SVG."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from aida_bench.report.figures import plain_text, save_figure
+from aida_bench.storage.files import make_folder, write_text
+from aida_bench.study.claims import answer
+from aida_bench.study.records import Found
+from aida_bench.study.report import figures, scores, tuning
+from aida_bench.study.report.page import Origin, page
+from aida_bench.study.scores import TaskScores
+from aida_bench.study.spec import Study
+
+
+def write_report(study: Study, found: Found, folder: Path) -> list[Path]:
+    """The paths written; the same rows, and history of the registered page, give the same bytes."""
+    each = {task: TaskScores(study, task, found) for task in study.tasks}
+    made = [
+        scores.by_optimizer(each), scores.differences(each), scores.aggregates(each), tuning.chosen(each),
+        scores.targets(each), scores.stepsizes(each), scores.published(each), scores.by_run(each),
+        tuning.points(each), tuning.curves(each), scores.profiles(each),
+    ]  # fmt: skip
+    tables = {table.name: table for table in made}
+    answers = {label: answer(claim, each) for label, claim in study.claims.items()}
+    drawn = {
+        "differences": figures.forest(tables["differences"]),
+        "profile": figures.profile(tables["profile"], tables["aggregates"]),
+        "tuning": figures.tuning(tables["tuning-curves"]),
+    }
+    whole = {name: figure for name, figure in drawn.items() if figure is not None}
+    make_folder(folder)
+    paths = [folder / f"{name}.{form}" for name in whole for form in ("png", "svg")]
+    with plain_text():
+        for path in paths:
+            save_figure(whole[path.stem], path)
+    shown = [f"{name}.png" for name in whole]
+    texts = {
+        "README.md": page(study, each, found, answers, tables, shown, _origin(study, found)),
+        "tables.md": _tables(study, [table for table in made if table.columns]),
+        **{f"{name}.csv": table.csv() for name, table in tables.items() if table.rows},
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [*paths, *(folder / name for name in texts)]
+
+
+def _tables(study: Study, tables: list[scores.Table]) -> str:
+    parts = [f"## {table.title}\n\n{table.note}\n\n{table.markdown()}" for table in tables]
+    return "\n".join([f"# {study.about.name}: all tables\n", *parts])
+
+
+def _origin(study: Study, found: Found) -> Origin:
+    if not study.about.registered:
+        return Origin(None, {})
+    path = study.path.parent / study.about.registered
+    registered = _git(path.parent, "log", "-1", "--format=%H", "--", path.name)
+    finals = (record for key, record in found.items() if " final" in key)
+    commits = sorted({str(r.versions["commit"]) for r in finals if r.versions.get("commit")})
+    known = {commit: _git(path.parent, "cat-file", "-t", commit) for commit in commits}
+    before = {
+        commit: _git(path.parent, "merge-base", "--is-ancestor", str(registered), commit) is not None
+        if registered and known[commit]
+        else None
+        for commit in commits
+    }
+    return Origin(registered or None, before)
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says; None where it says no, or is not there."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, env=own
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,176 @@
+"""The page, tables and figures: whole or partial, the same rows give the same bytes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aida_bench.study.read import read_study
+from aida_bench.study.records import write_rows
+from aida_bench.study.report.write import write_report
+from helpers.bench.command import invoke, refused
+from helpers.bench.studies import write
+from helpers.bench.study_rows import finish, noise
+
+TEXT = """
+[study]
+name = "small"
+rows = "rows"
+registered = "registered.md"
+[tuning]
+points = 2
+fraction = 0.5
+seeds = [100]
+[final]
+seeds = [0, 1, 2, 3, 4]
+[published]
+seeds = [0]
+preset = "small"
+[comparisons]
+of = "aida"
+primary = ["adamw", "momentum"]
+target = "adamw"
+[space]
+lr = [1e-3, 1e-1]
+eps = [1e-12, 1e-6]
+[tasks.one]
+task = "digits"
+preset = "small"
+measure = "loss"
+epochs = 2
+[tasks.two]
+task = "digits"
+preset = "small"
+measure = "loss"
+epochs = 2
+[optimizers.aida]
+tune = ["lr", "eps"]
+[optimizers.adamw]
+tune = ["lr"]
+[optimizers.momentum]
+optimizer = "sgd"
+tune = ["lr"]
+[claims.projection]
+kind = "mechanism"
+says = "it is the projection"
+of = "aida"
+against = ["momentum"]
+limit = "momentum"
+"""
+
+
+def score(cell):
+    shift = {"untrained": 2.0, "momentum": 0.3 if cell.task == "one" else 0.0}.get(cell.optimizer, 0.0)
+    return None if cell.key.endswith("momentum tune-00/seed-100") else 1 + shift + 0.1 * noise(cell.key)
+
+
+def layers(cell):
+    capped = 0.98 if cell.task == "two" and cell.optimizer == "aida" else 0.1
+    return [{"numel": 8, "mean": 2.0, "std": 0.5, "capped": capped}]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "registered.md").write_text("what would refute it\n")
+    return read_study(write(tmp_path, TEXT))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_command_writes_beside_the_rows_and_twice_the_same(study, tmp_path):
+    found = finish(study, score, layers)
+    write_rows(tmp_path / "rows", found.values())
+    result = invoke("study", "report", "study.toml")
+    assert result.exit_code == 0, result.output
+    first = contents(tmp_path / "rows")
+    assert {"README.md", "tables.md", "differences.png", "profile.svg", "tuning.png", "runs.csv"} <= set(
+        first
+    )
+    assert result.stdout.count("wrote") == len(first) - 1  # the rows were there
+    assert invoke("study", "report", "study.toml", "--to", "other").exit_code == 0
+    assert contents(tmp_path / "other") == {k: v for k, v in first.items() if k != "rows.jsonl.gz"}
+
+
+def test_what_is_momentum_sgd_stands_in_the_first_paragraph(study, tmp_path):
+    write_report(study, finish(study, score, layers), tmp_path / "out")
+    lines = (tmp_path / "out/README.md").read_text().split("\n")
+    assert lines[2].startswith("**On two, 98% of aida's elements sit at the cap")
+    assert "eps = " in lines[2]
+    assert "aida − momentum" in lines[2]
+    assert lines[4] == "All 48 runs have ended."
+    assert "| projection: it is the projection | **differs by task** | supported | refuted |" in lines
+
+
+def test_a_partial_study_says_what_is_missing_and_gives_no_verdict(study, tmp_path):
+    found = {k: v for k, v in finish(study, score, layers).items() if k != "two/momentum tune-01/seed-100"}
+    write_report(study, found, tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert "**Partial**" in text
+    assert "1 tune of two" in text
+    assert "| projection: it is the projection | **incomplete** | supported | incomplete |" in text
+    assert "- projection, two: incomplete. Runs are missing of momentum." in text
+
+
+def test_from_the_first_run_on_there_is_a_page(study, tmp_path):
+    """Whatever is missing: each beginning of the study's rows."""
+    found = list(finish(study, score, layers).items())
+    for count in (1, 2, 5, 9, 14, 20, 30, len(found)):
+        for path in write_report(study, dict(found[:count]), tmp_path / str(count)):
+            assert path.stat().st_size > 0
+        text = (tmp_path / f"{count}/README.md").read_text()
+        assert ("**Partial**" in text) == (count < len(found))
+        assert "nan" not in text
+        assert "None" not in text
+
+
+def test_tables_name_a_point_at_an_edge_and_published_settings(study, tmp_path):
+    write_report(study, finish(study, score, layers), tmp_path / "out")
+    text = (tmp_path / "out/tables.md").read_text()
+    assert "Published settings" in text
+    tuned = [line for line in text.split("\n") if line.startswith("| one | momentum | 2 of 2 | 1 |")]
+    assert len(tuned) == 1  # one of its two points diverged
+
+
+def test_an_edge_is_named(tmp_path):
+    study = read_study(write(tmp_path, TEXT.replace("points = 2", "points = 16")))
+    found = finish(study, lambda cell: cell.config["settings"]["lr"] if cell.stage == "tune" else 1.0, layers)
+    write_report(study, found, tmp_path / "out")
+    assert "lr, low" in (tmp_path / "out/tables.md").read_text()
+    assert "lr, high" not in (tmp_path / "out/tables.md").read_text()
+
+
+@pytest.mark.processes
+def test_the_commit_of_what_was_registered_is_named(study, tmp_path):
+    def git(*words: str) -> str:
+        own = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        return subprocess.run(
+            ["git", *own, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "-q")
+    git("add", "study.toml")
+    git("commit", "-qm", "before")
+    early = git("rev-parse", "HEAD").strip()
+    git("add", "registered.md")
+    git("commit", "-qm", "registered")
+    registered = git("rev-parse", "HEAD").strip()
+    git("commit", "-q", "--allow-empty", "-m", "after")
+    late = git("rev-parse", "HEAD").strip()
+    found = finish(study, score, layers)
+    for number, each in enumerate(found.values()):
+        each.versions["commit"] = (early, late, "f" * 40)[number % 3]
+    write_report(study, found, tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert f"registered.md at commit {registered[:12]}" in text
+    assert f"{early[:12]} had **not** it" in text
+    assert f"{late[:12]} had it" in text
+    assert "ffffffffffff cannot be told to have had it" in text
+
+
+def test_without_a_run_there_is_one_sentence(study):
+    refused(invoke("study", "report", "study.toml"), "no run of study.toml has ended yet")
