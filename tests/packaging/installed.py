@@ -42,7 +42,7 @@ def trained(member, dtype, **options):
     return torch.cat([p.detach().flatten() for p in model.parameters()]).double()
 
 
-MEMBERS = [getattr(aida, name) for name in aida.__all__ if isinstance(getattr(aida, name), type)]
+MEMBERS = [x for x in map(aida.__dict__.get, aida.__all__) if hasattr(x, "rule")]
 assert len(MEMBERS) >= 6
 for member in MEMBERS:
     reference = trained(member, torch.float64, foreach=False)
