@@ -89,9 +89,13 @@ format: install  ## ruff's fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Branches of src/aida that no test of it in this process takes; docs/results/coverage.md explains what is left.
-coverage: install  ## which branches of src/aida the fast tests take
-	$(BIN)/coverage run -m pytest -q tests/family tests/optimizers tests/backends tests/monitor tests/published tests/sharding
+# docs/results/coverage.md explains what is left. COVER: the tests; `-m "not gpu and not network"` adds ranks.
+COVER ?= tests/family tests/optimizers tests/backends tests/monitor tests/published tests/sharding
+coverage: install  ## which branches of src/aida its tests take
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -q $(COVER)
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 # MODULES: family, rounding, step, layer_batch. SAMPLE: how many of each; all by default.

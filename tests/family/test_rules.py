@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 import aida
 from aida import family
+from aida.backends import eager
 from helpers.members import MEMBERS, assert_near, parameters, snapshot, train
 
 F64 = torch.float64
@@ -188,6 +189,26 @@ def test_the_sums_that_a_constant_asks_for_suffice(constant):
     assert family.sums_needed(constant, (), False) == ()
 
 
+ASKED = {
+    (-1, 0): {"gg"}, (1, 1): {"dd"}, (-1, -1): {"dd"}, (0.5, 0.5): {"dd"}, (0.9, 0.2): {"gg", "gm", "dd"},
+    (0, 1): {"gg", "gm", "dd"}, (0, -1): {"gg", "gm", "dd"}, (0, 0): {"gg"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ASKED)
+def test_no_sum_is_asked_for_in_vain(rule, monkeypatch):
+    """A sum over a layer costs a pass over its memory."""
+    gram, seen = eager.gram, []
+    monkeypatch.setattr(eager, "gram", lambda layers, s: seen.append({*s.sums}) or gram(layers, s))
+    train(type("Own", (aida.LAdam,), {"rule": rule})(parameters(), foreach=False), [0])
+    assert seen == [ASKED[rule]]
+
+
+def test_no_residual_of_no_gradient():
+    """alpha = beta = 0 leaves nothing, of a layer whose gradient is 0 as well."""
+    assert family.residual_square(0.0, 0.0, gg=0.0, gm=math.nan, dd=math.nan) == 0
+
+
 @pytest.mark.parametrize("rule", [(1, 0), (0.5, 0.25), (0, 1), (0, 0)])
 @pytest.mark.parametrize("layerwise", ["pre", "post"])
 @pytest.mark.parametrize("arguments", [{"foreach": False}, {"foreach": True}, {}], ids=str)
@@ -270,3 +291,22 @@ def test_rectification_is_the_published_formula(b2):
             want = (1 / root**2, eps / (1 - b2), eps / root, factor * lr / (1 - b1**t))
         assert got == pytest.approx(want, rel=1e-13)
     assert seen == ({False} if b2 <= 2 / 3 else {False, True})
+
+
+def test_a_rho_of_exactly_5_is_rectified():
+    """As published, `>= 5`: among the floats next to the root of rho(b2) = 5, some b2 gives 5 itself."""
+
+    def rho(b2, t):
+        return 2 / (1 - b2) - 1 - 2 * t * b2**t / (1 - b2**t)
+
+    def next_to_the_root(t):
+        low, high = 0.5, 0.999
+        while (middle := (low + high) / 2) not in (low, high):
+            low, high = (middle, high) if rho(middle, t) < 5 else (low, middle)
+        return [low + n * math.ulp(low) for n in range(-100, 100)]
+
+    exact = [(b2, t) for t in range(6, 20) for b2 in next_to_the_root(t) if rho(b2, t) == 5]
+    assert exact
+    for b2, t in exact:
+        inv_bias2, *_ = family.step_scalars(t, lr=1, b1=0.9, b2=b2, eps=1, eps_out=1, rectify=True)
+        assert inv_bias2 == 1 / (1 - b2**t)
