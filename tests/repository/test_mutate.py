@@ -58,8 +58,9 @@ def test_the_tests_that_it_runs_are_there(mutate):
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize(("test", "outcome"), [("assert x == 2", "killed"), ("assert x > 0", "survived")])
-def test_a_mutant_is_killed_by_what_sees_it(tmp_path, test, outcome):
+def test_a_mutant_is_killed_by_what_sees_it(tmp_path, test, outcome, few):
     """A fork with x = 3 in place of x = 2 in a module of its own."""
     (tmp_path / "of_mutant.py").write_text("x = 2\n")
     (tmp_path / "test_x.py").write_text(f"from of_mutant import x\n\n\ndef test_x():\n    {test}\n")
@@ -71,8 +72,8 @@ import mutate
 from pathlib import Path
 path = Path({str(tmp_path)!r})
 finder = mutate.Finder("of_mutant", path / "of_mutant.py", compile("x = 3", "of_mutant", "exec"))
-print(mutate.tested(None, ["-c", str(path / "pytest.ini"), str(path)], 100)[0])
-print(mutate.tested(finder, ["-c", str(path / "pytest.ini"), str(path)], 100)[:2])
+print(mutate.run_tests(None, ["-c", str(path / "pytest.ini"), str(path)], 100, {few})[0])
+print(mutate.run_tests(finder, ["-c", str(path / "pytest.ini"), str(path)], 100, {few})[:2])
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path

@@ -13,7 +13,7 @@ DTensors and other tensor subclasses, complex parameters, pieces of layers of wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -154,7 +154,7 @@ class LayerCache:
             self._checked[i] = list(group.values())
 
     @contextmanager
-    def in_use(self, groups: Sequence[Any]) -> Iterator[None]:
+    def in_use(self, groups: Sequence[Any]) -> Generator[None]:
         """Around a step: what it used serves the next one, without gradients, which their owner may free.
 
         After an error nothing does, and nothing of a removed group is kept.
@@ -243,7 +243,7 @@ def _found(
         return lost
     of_place = {i: of_p for b in batches for i, of_p in zip(b.places, b.states, strict=True)}
     states = [of_place[i] for i in range(len(with_gradient))]
-    columns = [
+    columns: list[Any] = [
         *with_gradient,
         *(p.grad for p in with_gradient),
         *(get(s) for get in (_m, _v, _step) for s in states),

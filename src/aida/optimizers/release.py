@@ -37,7 +37,7 @@ class FreedGradient(Tensor):
     """
 
     @staticmethod
-    def __new__(cls, p: Tensor) -> FreedGradient:
+    def __new__(cls: type[FreedGradient], p: Tensor) -> FreedGradient:
         return Tensor._make_wrapper_subclass(
             cls, p.size(), strides=p.stride(), dtype=p.dtype, device=p.device, requires_grad=False
         )
@@ -75,8 +75,10 @@ _METHODS = [
     "is_complex", "is_contiguous", "element_size", "is_neg", "is_conj", "is_inference", "get_device",
     "__hash__", "__len__",
 ]  # fmt: skip
-_DESCRIPTIONS = {getattr(Tensor, name).__get__ for name in _PROPERTIES if hasattr(Tensor, name)}
-_DESCRIPTIONS |= {getattr(Tensor, name) for name in _METHODS if hasattr(Tensor, name)}
+_DESCRIPTIONS = {
+    *(getattr(Tensor, name).__get__ for name in _PROPERTIES if hasattr(Tensor, name)),
+    *(getattr(Tensor, name) for name in _METHODS if hasattr(Tensor, name)),
+}
 
 
 class GradientRelease:

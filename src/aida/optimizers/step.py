@@ -6,7 +6,7 @@ refused has not begun.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -114,7 +114,7 @@ def run(steps: Sequence[StepBatch], state: Any, reductions: StepReductions | Non
 
 
 @contextmanager
-def _undone_on_error(steps: Sequence[StepBatch], state: Any) -> Iterator[None]:
+def _undone_on_error(steps: Sequence[StepBatch], state: Any) -> Generator[None]:
     """Take back what these batches have written if a later wave raises: they are copied, and are few."""
     batches = [step.batch for step in steps]
     written = [x for b in batches for x in chain(b.layers.p, b.layers.m, b.layers.v, b.steps)]
