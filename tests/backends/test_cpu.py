@@ -4,6 +4,7 @@ import contextlib
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -213,3 +214,30 @@ def test_more_than_two_to_the_31_elements():
     cpu.apply(layers, (-1.0, 0.0), None, s)
     assert m[-1] == torch.tensor(-0.3, dtype=torch.bfloat16)
     assert not m[:-1].any()
+
+
+def refused(parameter):
+    """What fused=True says, and that fused=None does without the kernel."""
+    parameter.grad = torch.ones_like(parameter)
+    aida.Aida([parameter]).step()
+    assert (parameter < 0).all()
+    with pytest.raises(RuntimeError) as error:
+        aida.Aida([parameter], fused=True).step()
+    return str(error.value)
+
+
+def test_a_kernel_that_is_none_is_done_without(tmp_path, monkeypatch):
+    file = tmp_path / "_step_cpu.so"
+    file.write_bytes(b"\x7fELF of another machine")
+    monkeypatch.setattr(cpu, "LIBRARY", file)
+    monkeypatch.setattr(cpu, "library", cpu.library.__wrapped__)
+    assert "cannot be loaded" in refused(torch.nn.Parameter(torch.zeros(3)))
+
+
+def test_a_kernel_of_another_version_is_done_without(monkeypatch):
+    """It would read the table of layers in another form."""
+    monkeypatch.setattr(cpu, "LAYER", np.dtype([*cpu.LAYER.descr, ("one_more", np.int64)]))
+    monkeypatch.setattr(cpu, "library", cpu.library.__wrapped__)
+    assert "of another version" in refused(torch.nn.Parameter(torch.zeros(3)))
+    with pytest.raises(RuntimeError, match="of another version"):
+        cpu.gram(layers_of([3]), scalars_of(1))

@@ -155,3 +155,9 @@ def test_lightning(tmp_path):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         pl.Trainer(max_steps=6, default_root_dir=tmp_path, callbacks=[callback], **quiet).fit(Failing(), data)
     assert not callback.monitor._hooks
+
+
+def test_two_names_of_sinks_are_refused():
+    with pytest.raises(TypeError, match="`to` is the former name of `sinks`"):
+        huggingface_callback(sinks=Memory(), to=Memory())
+    assert huggingface_callback(to=Memory()).arguments["sinks"]

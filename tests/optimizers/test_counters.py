@@ -68,6 +68,36 @@ def test_a_parameter_twice_in_a_group_counts_twice_where_the_device_counts(own, 
     assert_bitwise(snapshot(one), snapshot(other))
 
 
+@ROUNDING
+def test_a_step_of_which_the_device_says_no_does_not_count(own, monkeypatch):
+    monkeypatch.setattr(eager, "SUPPORTS_GRAD_SCALE", True, raising=False)
+    optimizer = optimizer_of([Parameter(torch.ones(3))], lr=torch.tensor(1e-3), **own)
+    counts = []
+    for found in (0.0, 1.0, 0.0):
+        step(optimizer, found_inf=torch.tensor(found))
+        (state,) = optimizer.state.values()
+        counts.append([state[name].item() for name in ("step", "rounding_step") if name in state])
+    assert counts == [[n] * (1 + bool(own)) for n in (1, 1, 2)]
+
+
+@pytest.mark.parametrize("name", ["grad_scale", "found_inf"])
+def test_beside_the_cpu_only_a_fused_step_is_scaled(name):
+    """The host would have to wait for the device to read it."""
+    optimizer = optimizer_of([Parameter(torch.ones(3, device=META))])
+    with pytest.raises(RuntimeError, match="used by the fused step alone"):
+        step(optimizer, **{name: torch.ones(1)})
+
+
+def test_a_counter_of_whole_numbers_is_made_where_float32_stops_to_count():
+    for count, made in ((1000, False), (2**24 - 1, True)):
+        optimizer = optimizer_of([Parameter(torch.ones(3))], stochastic_rounding=True)
+        step(optimizer)
+        (state,) = optimizer.state.values()
+        state["step"].fill_(count)
+        step(optimizer)
+        assert ("rounding_step" in state) == made, count
+
+
 @pytest.mark.parametrize("strange", [3, torch.zeros(2, dtype=torch.int64), torch.tensor(1.5)], ids=repr)
 def test_a_counter_for_rounding_that_is_none_is_refused(strange):
     optimizer = optimizer_of([Parameter(torch.ones(3))], lr=torch.tensor(1e-3), stochastic_rounding=True)
