@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from .callbacks import Watching
+from .callback import Watching
 
 
 class HuggingFaceCallback(Watching, TrainerCallback):

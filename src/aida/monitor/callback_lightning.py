@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from .callbacks import Watching
+from .callback import Watching
 from .sinks import needed
 
 # Both may be installed: the one in use has been imported.
