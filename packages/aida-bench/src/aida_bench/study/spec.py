@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ class Study:
 
     @property
     def rows_folder(self) -> Path | None:
-        return self.path.parent / self.about.rows if self.about.rows else None
+        return Path(normpath(self.path.parent / self.about.rows)) if self.about.rows else None
 
     @property
     def import_folders(self) -> list[Path]:
