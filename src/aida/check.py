@@ -87,12 +87,17 @@ def check_member(member: type[Layerwise], **arguments: Any) -> bool:
         True
     """
     if not (isinstance(member, type) and issubclass(member, Layerwise)):
-        raise TypeError(f"check_member takes a subclass of aida.Layerwise, not {member!r}")
+        raise TypeError(f"check_member takes a subclass of aida.Layerwise, not {_told(member)}")
     if given := [name for name in CHOSEN if name in arguments]:
         raise TypeError(f"check_member sets {given[0]!r} itself: leave it out")
     for check in (_rule, _gradients, _backends, _finite, _repeated, _groups, _released, _monitored):
         check(_Subject(member, arguments))
     return True
+
+
+def _told(member: Any) -> str:
+    is_built = isinstance(member, Layerwise)
+    return f"an optimizer: give its class, {type(member).__name__}" if is_built else repr(member)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,23 @@ def test_an_unknown_name_gets_the_nearest(wrong, hint):
         aida.create_optimizer(wrong, model())
 
 
+@pytest.mark.parametrize(("wrong", "told"), [(aida.Aida, "Aida"), (None, "None")])
+def test_what_is_no_name_is_refused(wrong, told):
+    with pytest.raises(
+        TypeError, match=f"^create_optimizer takes a name, such as 'aida', not {told}: a class"
+    ):
+        aida.create_optimizer(wrong, model())
+
+
+@pytest.mark.parametrize("build", [model, lambda: torch.nn.Linear(2, 2)], ids=["iterable", "not"])
+def test_a_model_in_place_of_its_parameters_is_refused_and_a_parameter_list_is_not(build):
+    given = build()
+    message = f"^Aida takes parameters, not the model itself, a {type(given).__name__}: give model.parameters"
+    with pytest.raises(TypeError, match=message):
+        aida.Aida(given)
+    assert len(aida.Aida(torch.nn.ParameterList(parameters())).param_groups[0]["params"]) == 3
+
+
 @pytest.mark.parametrize("cls", MEMBERS)
 def test_a_w_is_to_a_member_what_adamw_is_to_adam(cls):
     """Decoupled decay of torch's own default, and any other when given; coupled would contradict the name."""

@@ -76,6 +76,25 @@ def test_another_optimizers_state_is_refused_by_name(cls, source, stepped):
     refused(optimizer, foreign.state_dict(), f"this state was saved by .*{name}")
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("run/last.pt", "not 'run/last.pt'; read a file with torch.load first"),
+        ([1], "not [1]; read a file"),
+        ({}, "this one has nothing and no 'state' or 'param_groups'; of a checkpoint give"),
+        ({"model": 1, "optimizer": 2}, "this one has 'model', 'optimizer' and no 'state' or 'param_groups'"),
+        (dict.fromkeys("abcde"), "this one has 'a', 'b', 'c', 'd', … and no"),
+        ({"param_groups": []}, "this one has 'param_groups' and no 'state';"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(given, told):
+    train(optimizer := aida.Aida(parameters()), range(2))
+    before = snapshot(optimizer)
+    with pytest.raises(TypeError, match=r"^Aida\.load_state_dict takes .*" + re.escape(told)):
+        optimizer.load_state_dict(given)
+    assert_bitwise(snapshot(optimizer), before)
+
+
 def kind(cls, own):
     layerwise = cls(parameters(), **own).defaults.get("layerwise")
     return "K" in cls.own, layerwise

@@ -181,6 +181,10 @@ WRONG_CLASSES = {
         "Mine.own['of']: the default of a hyperparameter is None; it must be a number, True or False, or a string, "
         "which every checkpoint can hold",
     ),
+    "a list": (
+        dict(rule=(1.0, 1.0), own=["power"]),
+        "Mine.own is ['power']; it must be a dict of defaults by name, as own = dict(power=0.5)",
+    ),
     "another kind of layerwise": (
         dict(rule=(1.0, 1.0), own=dict(layerwise="mid")),
         "Mine.own['layerwise']: Invalid layerwise: 'mid'; it must be 'pre' or 'post'",

@@ -146,7 +146,15 @@ class Layerwise(Checkpointed):
             )
         defaults = {**known, **options}
         check_group(defaults, self.hyperparameters)
-        super().__init__(params, defaults)
+        try:
+            super().__init__(params, defaults)
+        except TypeError as error:
+            if not isinstance(params, torch.nn.Module):  # some are their parameters, as a ParameterList is
+                raise
+            raise TypeError(
+                f"{who} takes parameters, not the model itself, a {type(params).__name__}: give "
+                "model.parameters()"
+            ) from error
         self._begin_anew()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 from .. import sharding
-from .foreign import SAVED_BY, member_name
+from .foreign import SAVED_BY, check_is_mapping, check_keys, member_name
 from .hyperparameter import Hyperparameter
 from .layer_batch import LayerCache
 from .process_lock import ProcessLock
@@ -63,10 +63,17 @@ class Checkpointed(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but moments keep their type, which torch casts to the parameter's.
 
-        Raises ValueError for another optimizer's state; then nothing has changed.
+        Raises TypeError for what is no state dict of an optimizer, ValueError for another optimizer's state;
+        then nothing has changed.
         """
         loaded: dict[str, Any] = {}
-        hook = self.register_load_state_dict_pre_hook(lambda _, seen: loaded.update(seen))
+
+        def look(_: Optimizer, seen: dict[str, Any]) -> None:
+            check_keys(type(self).__name__, seen)
+            loaded.update(seen)
+
+        check_is_mapping(type(self).__name__, state_dict)
+        hook = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:

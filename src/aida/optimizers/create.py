@@ -50,8 +50,8 @@ def create_optimizer(
             names; or several of these. Default: nothing.
         **arguments: the optimizer's own.
 
-    Raises ValueError for an unknown name, with the nearest one, for a no_decay that cannot be told, and for
-    decoupled_weight_decay=False beside a w.
+    Raises TypeError for what is no name, ValueError for an unknown name, with the nearest one, for a no_decay
+    that cannot be told, and for decoupled_weight_decay=False beside a w.
 
     Example:
         >>> import aida, torch
@@ -61,6 +61,12 @@ def create_optimizer(
         [(1, 0.1), (3, 0.0)]
     """
     classes = _classes()
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        what = name.__name__ if isinstance(name, type) else repr(name)
+        raise TypeError(
+            f"create_optimizer takes a name, such as 'aida', not {what}: a class is called itself, as "
+            "aida.Aida(model.parameters())"
+        )
     if name.lower() not in classes:
         near = difflib.get_close_matches(name.lower(), classes, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(classes)}"

@@ -26,11 +26,16 @@ def own_hyperparameters(
 
     own: by name, a default or a Hyperparameter; a default alone keeps the range that a base class gives.
     options: arguments that every member has, whose defaults `own` may change.
-    Raises TypeError for a name that is taken, TypeError or ValueError for a default that cannot be.
+    Raises TypeError where `own` is no mapping or a name is taken, TypeError or ValueError for a default that
+    cannot be.
     """
     defaults: dict[str, Any] = {}
     hyperparameters: dict[str, Hyperparameter] = {}
-    for name, value in dict(own).items():
+    if not isinstance(own, Mapping):
+        raise TypeError(
+            f"{who}.own is {own!r}; it must be a dict of defaults by name, as own = dict(power=0.5)"
+        )
+    for name, value in own.items():
         if name in TAKEN:
             raise TypeError(
                 f"{who}.own has {name!r}, which {_owner(name)}: give the hyperparameter another name"

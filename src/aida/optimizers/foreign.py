@@ -38,6 +38,25 @@ def member_name(cls: type) -> str:
     return next(base.__name__ for base in reversed(cls.__mro__) if rules[base] == rules[cls])
 
 
+def check_is_mapping(who: str, given: Any) -> None:
+    """Raise TypeError for what no hook can read as a state dict, such as the path of a file."""
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{who}.load_state_dict takes the dict that {who}.state_dict() gave, not {given!r:.60}; "
+            "read a file with torch.load first"
+        )
+
+
+def check_keys(who: str, given: Mapping[str, Any]) -> None:
+    """Raise TypeError for a dict that is no optimizer's, such as a model's, or a checkpoint with both."""
+    if missing := [key for key in ("state", "param_groups") if key not in given]:
+        has = ", ".join(map(repr, [*given][:4])) + ", …" * (len(given) > 4) or "nothing"
+        raise TypeError(
+            f"{who}.load_state_dict takes the dict that {who}.state_dict() gave: this one has {has} and no "
+            f"{' or '.join(map(repr, missing))}; of a checkpoint give the optimizer's part"
+        )
+
+
 def check_source(
     cls: type, defaults: Mapping[str, Any], groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, Any]
 ) -> None:

@@ -81,7 +81,7 @@ def test_folders_that_cannot_be_used(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     refused(invoke("compare", "digits", "--out", file), "is a file")
-    refused(invoke("compare", "digits", "--out", file / "under"), str(file), "Not a directory")
+    refused(invoke("compare", "digits", "--out", file / "under"), f"since {file} is a file")
     refused(invoke("compare", "digits", "--out", "/proc/aida"), "/proc/aida")
 
 
@@ -147,7 +147,12 @@ def test_sweep_runs_every_point_and_names_it(tmp_path):
     assert "<html" in (out / "report.html").read_text()
     assert "| aida lr=0.001" in invoke("report", out, "--markdown").stdout
     refused(invoke("sweep", "digits", "--out", tmp_path / "no"), "no grid", "--grid lr=1e-3")
-    refused(invoke("sweep", "digits", "--grid", "lr", "--out", tmp_path / "no"), "'lr' is no setting")
+    refused(
+        invoke("sweep", "digits", "--grid", "lr", "--out", tmp_path / "no"), "'lr' is no setting: it has no ="
+    )
+    for word, told in [("K=two", "'two' is no number"), ("lr=", "'' is no number")]:
+        wrong = invoke("sweep", "digits", "--grid", word, "--out", tmp_path / "no")
+        refused(wrong, f"'{word}' is no setting: {told}. A value is")
     refused(invoke("sweep", "digits", "--grid", "xo=1", "--out", tmp_path / "no"), "aida does not take", "xo")
     refused(invoke("report", tmp_path / "no"), "no")
 

@@ -19,11 +19,13 @@ def read_grid(words: Sequence[str]) -> dict[str, list[Any]]:
     """
     grid: dict[str, list[Any]] = {}
     for word in words:
-        key, _, values = word.partition("=")
+        key, sign, values = word.partition("=")
+        if not sign:
+            raise UserError(f"{word!r} is no setting: it has no =, as lr=1e-3 has. {HELP}")
         try:
             found = [_read(value) for value in values.split(",")]
         except ValueError as error:
-            raise UserError(f"{word!r} is no setting: write it as lr=1e-3,3e-3 ({error}). {HELP}") from error
+            raise UserError(f"{word!r} is no setting: {error}. {HELP}") from error
         if grid.setdefault(key.strip(), found) is not found:
             raise UserError(f"{key.strip()} is given twice: write all its values as one, lr=1e-3,3e-3.")
         if key.strip() in PAIRS and not all(isinstance(value, tuple) for value in found):
@@ -33,7 +35,7 @@ def read_grid(words: Sequence[str]) -> dict[str, list[Any]]:
 
 def read_settings(words: Sequence[str]) -> dict[str, Any]:
     """The same for one value a key. Raises UserError where there are more, with the command that runs all."""
-    # ExecutionOptions one value is all that a key may have, a comma can only join a pair.
+    # Where one value is all that a key may have, a comma can only join a pair.
     pairs = [word.replace(",", ":") if word.partition("=")[0].strip() in PAIRS else word for word in words]
     grid = read_grid(pairs)
     for key, values in grid.items():
@@ -62,5 +64,8 @@ def _read(text: str) -> Any:
 
 
 def _number(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
     return int(value) if value.is_integer() and text.strip().lstrip("+-").isdigit() else value

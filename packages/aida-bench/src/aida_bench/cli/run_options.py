@@ -236,8 +236,8 @@ def results_folder(task: str, out: Path | None, resume: bool) -> Path:
             return numbers[max(begun)]
         return RUNS / f"{task}-{max(numbers, default=0) + 1}"
     out = expand(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: choose a folder.")
+    if file := next((path for path in (out, *out.parents) if path.is_file()), None):
+        raise UserError(f"--out {out} cannot be a folder, since {file} is a file: choose another --out.")
     if not resume and out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: add --resume to go on with it, or choose another --out.")
     return out
