@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -26,13 +25,12 @@ def waves_of(layers: list[Worked]) -> tuple[list[int], list[int]]:
     each is stepped by itself, in order, as torch's loop does. Nearly all layers are in wave 0, the last one.
     A piece's wave counts its parameter alone, for which every rank finds the same, whatever its memory.
     """
-    times = Counter(layer.param for layer in layers)
-    seen: Counter[Tensor] = Counter()
-    earlier, later = [], []
+    times: dict[Tensor, int] = {}  # not a Counter, whose missing keys older torch.compile cannot trace
+    earlier = []
     for p, *_ in layers:
-        earlier.append(seen[p])
-        seen[p] += 1
-        later.append(times[p] - seen[p])
+        earlier.append(times.get(p, 0))
+        times[p] = earlier[-1] + 1
+    later = [times[p] - 1 - before for (p, *_), before in zip(layers, earlier, strict=True)]
     if torch.compiler.is_compiling():
         return later, earlier
     spans = [[] if is_piece else [_span(x) for x in (p, m, v)] for _, (p, _, m, v), is_piece in layers]
