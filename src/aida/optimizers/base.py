@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from typing_extensions import Unpack
 
 from .. import family, sharding
+from ..backends.contract import SUMS
 from .checkpoint import Checkpointed
 from .define import own_hyperparameters, plain_rule, whole_docstring, whole_signature
 from .foreign import MEMBERS_OWN
@@ -269,6 +271,8 @@ class Layerwise(Checkpointed):
         if rule is family.projection and group["K"] == 0:
             return family.BELIEF  # what no projection leaves, without the sums
         own = {name: group[name] for name in self.rule_arguments}
+        if torch.compiler.is_compiling() and self.sums == SUMS[:3]:
+            return partial(rule, **own)  # type: ignore[return-value]  # torch 2.6 compiles anew for each object
         return BoundRule(rule, self.sums, own, f"{type(self).__name__}.rule", self.mixes_layers)
 
     @property

@@ -23,7 +23,7 @@ from ..backends.contract import SUMS, Coefficients
 LIMIT = torch.finfo(torch.float32).max  # what every backend can compute with
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass  # neither frozen nor slotted: torch 2.6 cannot compile a step that makes such an object
 class BoundRule:
     """A member's function rule with the hyperparameters of one parameter group; a function of its sums."""
 
@@ -90,7 +90,7 @@ def _call(rule: Any, gram: Tensor) -> Coefficients:
 
 
 def _usable_pair(pair: Any, gram: Tensor, name: str) -> Coefficients:
-    if not isinstance(pair, tuple | list):
+    if not isinstance(pair, (tuple, list)):  # torch 2.6 compiles no union of types
         raise _refusal(name, _described(pair), len(gram))
     if len(pair) != 2:
         raise _refusal(name, f"{len(pair)} values", len(gram))
@@ -102,7 +102,7 @@ def _usable_pair(pair: Any, gram: Tensor, name: str) -> Coefficients:
 
 def _usable(c: Any, gram: Tensor, who: str) -> Any:
     count = len(gram)
-    if isinstance(c, int | float) and not isinstance(c, bool):
+    if isinstance(c, (int, float)) and not isinstance(c, bool):
         if not isfinite(c):
             raise RuntimeError(f"{who} = {c}, which is not finite: nothing was stepped; correct the rule")
         return min(max(c, -LIMIT), LIMIT)

@@ -41,7 +41,11 @@ def run(
     task: WganGp, folder: Path, optimizer="aida", epochs=2, fabric=None, on_batch=lambda *_: None, **settings
 ) -> list:
     given = dict(optimizer=optimizer, settings={"lr": 1e-3, **settings}, seed=1, epochs=epochs)
-    train(task, Run(folder, given), fabric=fabric or make_fabric("cpu", "32"), on_batch=on_batch, **given)
+    fabric = fabric or make_fabric("cpu", "32")
+    if fabric.is_global_zero:  # as execution.job does: two processes would write the same files
+        Run(folder, given)
+    fabric.barrier()
+    train(task, Run(folder, given), fabric=fabric, on_batch=on_batch, **given)
     return read_json_lines(folder / "rows.jsonl")
 
 
