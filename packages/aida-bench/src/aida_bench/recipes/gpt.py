@@ -33,7 +33,9 @@ def settings(lr: float, source: str, analogy: str, *, family_lr: float, eps: flo
     }
 
 
-TRIAL = "own choice after short trials of lr 1e-3 to 1e-2 with one seed; betas and decay are nanoGPT's"
+TRIAL = (
+    "own choice after unfinished trials of AdamW, lr 1e-3 to 1e-2, one seed; betas and decay are nanoGPT's"
+)
 LIKE = "own choice, not tuned: betas and decay as AdamW's"
 SMALL = settings(3e-3, TRIAL, LIKE, family_lr=3e-3, eps=1e-12)
 PUBLISHED = settings(1e-3, NANOGPT, ANALOGY, family_lr=1e-3, eps=1e-16)
