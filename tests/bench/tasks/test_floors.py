@@ -58,12 +58,12 @@ def stand_in(request, tmp_path, monkeypatch):
 
 
 def test_every_task_has_a_short_form():
-    assert set(STAND_INS) | {"wgan-gp"} >= set(PRESETS), "wgan-gp, which has two losses, has its own test"
+    assert set(STAND_INS) >= set(PRESETS)
 
 
-@pytest.mark.parametrize("stand_in", STAND_INS, indirect=True)
+@pytest.mark.parametrize("stand_in", sorted(STAND_INS.keys() - {"wgan-gp"}), indirect=True)
 def test_two_short_epochs(stand_in, tmp_path):
-    """The small preset's model, options and settings; the loss falls, and all that a run keeps is there."""
+    """(wgan-gp has two losses, and a test of its own.) The small preset's model, options and settings; the loss falls, and all that a run keeps is there."""
     preset = PRESETS[stand_in]["small"]
     config = {
         "task": stand_in, "preset": "small", "model": preset.models[0], "optimizer": "aida",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from aida_bench.data.images import Images
 from aida_bench.data.text import number_words
-from aida_bench.tasks import cifar10, cifar100, mnist
+from aida_bench.tasks import cifar10, cifar100, mnist, wgan_gp
 from aida_bench.tasks.text import gpt, lm, translation
 
 
@@ -55,5 +55,6 @@ STAND_INS = {
     "lm": lambda patch, root: patch.setattr(lm.Lm, "load", staticmethod(text)),
     "sotu": lambda patch, root: patch.setattr(lm.Sotu, "load", staticmethod(text)),
     "gpt": lambda patch, root: patch.setattr(gpt, "load_sotu_texts", addresses),
+    "wgan-gp": lambda patch, root: patch.setattr(wgan_gp, "load_mnist", lambda: images(28, 1)),
     "translation": lambda patch, root: patch.setitem(translation.CORPORA, "de-en", sentences),
 }

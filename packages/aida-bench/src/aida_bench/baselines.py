@@ -20,48 +20,44 @@ VARIANTS = {"aida-k1": "aida"}
 
 
 def build_optimizer(name: str, model: nn.Module, **settings: Any) -> Optimizer:
-    """The optimizer `name` for all trainable parameters of `model`."""
+    """The optimizer `name` for all trainable parameters of `model`; `no_decay` is create_optimizer's."""
     if name in RIVALS:
-        return RIVALS[name](model, **settings)
-    if plugins.is_plugin(plugins.OPTIMIZERS, name):
-        return _own(name, model, **settings)
-    return create_optimizer(VARIANTS.get(name, name), model, **settings)
+        build = RIVALS[name]
+    elif plugins.is_plugin(plugins.OPTIMIZERS, name):
+        build = plugins.load_plugin(plugins.OPTIMIZERS, name)
+    else:
+        return create_optimizer(VARIANTS.get(name, name), model, **settings)
+    return build(_params(model, settings.pop("no_decay", ())), **settings)
 
 
-def _own(name: str, model: nn.Module, *, no_decay: Any = (), **settings: Any) -> Optimizer:
-    """One from outside; `no_decay` is create_optimizer's, which makes the groups."""
-    params: list[Any] = _trainable(model)
-    if no_decay:
-        grouped = create_optimizer("sgd", model, lr=0.0, weight_decay=1.0, no_decay=no_decay).param_groups
-        params = [
-            {"params": group["params"], **({} if group["weight_decay"] else {"weight_decay": 0.0})}
-            for group in grouped
-        ]
-    return plugins.load_plugin(plugins.OPTIMIZERS, name)(params, **settings)
+def _params(model: nn.Module, no_decay: Any) -> list[Any]:
+    """Trainable parameters; with `no_decay`, the groups that create_optimizer makes, the second undecayed."""
+    if not no_decay:
+        return [p for p in model.parameters() if p.requires_grad]
+    groups = create_optimizer("sgd", model, lr=0.0, weight_decay=1.0, no_decay=no_decay).param_groups
+    return [
+        {"params": group["params"], **({} if group["weight_decay"] else {"weight_decay": 0.0})}
+        for group in groups
+    ]
 
 
-def _rival(name: str) -> Callable[..., Optimizer]:
-    def build(model: nn.Module, **settings: Any) -> Optimizer:
+def _rival(name: str, **always: Any) -> Callable[..., Optimizer]:
+    def build(params: list[Any], **settings: Any) -> Optimizer:
         import pytorch_optimizer
 
         # One tensor at a time: the package's lists of tensors are not always the same mathematics.
-        return getattr(pytorch_optimizer, name)(_trainable(model), foreach=False, **settings)
+        return getattr(pytorch_optimizer, name)(params, foreach=False, **always, **settings)
 
     return build
-
-
-def _coupled(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """The package decays decoupled unless told otherwise; the comparison's origin does not."""
-    return lambda model, **settings: build(model, weight_decouple=False, **settings)
 
 
 def _decayed(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     """Coupled weight decay, g + wd*p, for an optimizer without one."""
 
-    def with_decay(model: nn.Module, *, weight_decay: float = 0.0, **settings: Any) -> Optimizer:
-        optimizer = build(model, **settings)
+    def with_decay(params: list[Any], *, weight_decay: float = 0.0, **settings: Any) -> Optimizer:
+        optimizer = build(params, **settings)
         for group in optimizer.param_groups:
-            group["weight_decay"] = weight_decay
+            group.setdefault("weight_decay", weight_decay)
         optimizer.register_step_pre_hook(_add_decay)
         return optimizer
 
@@ -75,13 +71,10 @@ def _add_decay(optimizer: Optimizer, *_: Any) -> None:
                 p.grad.add_(p.detach(), alpha=group["weight_decay"])
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
+# The package decays decoupled unless told otherwise; the comparison's origin does not.
 RIVALS: dict[str, Callable[..., Optimizer]] = {
-    "adabound": _coupled(_rival("AdaBound")),
-    "yogi": _coupled(_rival("Yogi")),
+    "adabound": _rival("AdaBound", weight_decouple=False),
+    "yogi": _rival("Yogi", weight_decouple=False),
     "msvag": _decayed(_rival("MSVAG")),
     "fromage": _rival("Fromage"),
 }

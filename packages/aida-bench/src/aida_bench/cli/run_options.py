@@ -46,7 +46,11 @@ class RunOptions:
     """What a run depends on, and where it is carried out."""
 
     preset: Annotated[
-        str, Option(help="small: minutes on two cores; paper: the published settings and schedule.")
+        str,
+        Option(
+            help="small: minutes on two cores; study: about a minute on one, for comparisons, where a task "
+            "has it; paper: the published settings and schedule."
+        ),
     ] = "small"
     model: Annotated[str | None, Option(help="Model of the task; by default its first.")] = None
     epochs: Annotated[int | None, Option(min=1, help="Epochs per run; by default the preset's.")] = None

@@ -14,15 +14,16 @@ OWN = "own choice, not tuned: nothing is published for this task"
 def settings(lr: float, source: str, analogy: str, *, family_lr: float, eps: float) -> dict[str, Recipe]:
     """`lr` of Adam and the like; `family_lr` and `eps` of AdaBelief and of this library's family."""
     betas: dict[str, Any] = {"betas": (0.9, 0.99)}
-    decay: dict[str, Any] = {"weight_decay": 0.1, "no_decay": "norms_and_biases"}
+    matrices: dict[str, Any] = {"no_decay": "norms_and_biases"}
+    decay = {"weight_decay": 0.1, **matrices}
     adam = {"lr": lr, "eps": 1e-8, **betas}
     belief = {"lr": family_lr, "eps": eps, "decoupled_weight_decay": True, **betas, **decay}
     return {
         "sgd": Recipe({"lr": 0.1, "momentum": 0.9}, OWN),
-        "adabound": Recipe({**adam, "final_lr": 0.1, "gamma": 1e-3}, OWN),
-        "yogi": Recipe({**adam, "eps": 1e-3}, OWN),
+        "adabound": Recipe({**adam, "final_lr": 0.1, "gamma": 1e-3, **matrices}, OWN),
+        "yogi": Recipe({**adam, "eps": 1e-3, **matrices}, OWN),
         "radam": Recipe({**adam, **decay, "decoupled_weight_decay": True}, analogy),
-        "msvag": Recipe({"lr": 0.1}, OWN),
+        "msvag": Recipe({"lr": 0.1, **matrices}, OWN),
         "fromage": Recipe({"lr": 1e-2}, OWN),
         "adam": Recipe(adam, analogy),
         "adamw": Recipe({**adam, **decay}, source),

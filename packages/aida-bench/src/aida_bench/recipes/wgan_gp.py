@@ -53,6 +53,7 @@ SMALL = {
 }
 MODELS = ("dcgan",)
 DIGITS: dict[str, Any] = {"data": "mnist", "size": 32, "width": 16}
+MINUTE: dict[str, Any] = {**DIGITS, "epoch_batches": 240, "distance_every": 3}
 PAPER: dict[str, Any] = {
     "data": "cifar10", "size": 64, "width": 64, "published": True, "samples": 64_000, "distance_every": 100
 }  # fmt: skip
@@ -60,6 +61,7 @@ RECIPES = TaskRecipes(
     "aida_bench.tasks.wgan_gp:WganGp",
     {
         "small": Preset(MODELS, 8, 64, 1, DEFAULT_OPTIMIZERS, SMALL, DIGITS),
+        "study": Preset(MODELS, 6, 64, 5, DEFAULT_OPTIMIZERS, SMALL, MINUTE),
         "paper": Preset(
             MODELS, 100, 64, 5, DEFAULT_OPTIMIZERS, PUBLISHED, {**PAPER, "extractor": "inception"}
         ),

@@ -17,7 +17,7 @@ from aida_bench.models.vgg import vgg11
 from aida_bench.tasks.classification import ImageClassification, crop_and_flip
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "vgg11": vgg11, "resnet34": resnet34, "densenet121": densenet121, "cnn": partial(small_cnn, 3),
+    "vgg11": vgg11, "vgg11-quarter": partial(vgg11, width=16), "resnet34": resnet34, "densenet121": densenet121, "cnn": partial(small_cnn, 3),
 }  # fmt: skip
 SCALE = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 VALIDATION, SPLIT_SEED = 5000, 0
@@ -34,13 +34,19 @@ class Cifar10(ImageClassification):
     classes = 10
 
     def __init__(
-        self, *, model: str, batch_size: int, published: bool = False, limit_batches: int | None = None
+        self,
+        *,
+        model: str,
+        batch_size: int,
+        published: bool = False,
+        epoch_batches: int | None = None,
+        limit_batches: int | None = None,
     ) -> None:
         train, test = self.load()
         super().__init__(
             {"train": train, "validation": test} if published else {**hold_out(train), "test": test},
             partial(MODELS[model], classes=self.classes), batch_size=batch_size, scale=SCALE,
-            limit_batches=limit_batches,
+            epoch_batches=epoch_batches, limit_batches=limit_batches,
         )  # fmt: skip
         self.published = published
         if published:

@@ -66,6 +66,7 @@ class WganGp:
         *,
         model: str,
         batch_size: int,
+        epoch_batches: int | None = None,
         limit_batches: int | None = None,
         data: str,
         size: int,
@@ -82,7 +83,8 @@ class WganGp:
         held_out = hold_out(train)
         self.data = {"train": train, "validation": train} if published else {**held_out, "test": test}
         self.splits = tuple(split for split in self.data if split != "train")
-        self.batch_size, self.limit_batches, self.size, self.width = batch_size, limit_batches, size, width
+        self.batch_size, self.epoch_batches, self.limit_batches = batch_size, epoch_batches, limit_batches
+        self.size, self.width = size, width
         self.fit, self.latent, self.penalty = DATA[data].fit, latent, penalty
         self.generator_every, self.samples, self.distance_every = generator_every, samples, distance_every
         self.distance = FrechetDistance(extractor, data, held_out["train"], self.prepare)
@@ -97,7 +99,7 @@ class WganGp:
 
     def batches_per_epoch(self) -> int:
         batches = -(-len(self.data["train"]) // self.batch_size)
-        return min(batches, self.limit_batches or batches)
+        return min(filter(None, (batches, self.epoch_batches, self.limit_batches)))
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """uint8 [B, H, W, C] to float32 [B, C, S, S] in [-1, 1]."""
@@ -106,7 +108,7 @@ class WganGp:
     def train_batches(self, generator: Generator, device: Any) -> Iterator[Batch]:
         train = self.data["train"]
         order = torch.randperm(len(train), generator=generator)
-        for index in islice(order.split(self.batch_size), self.limit_batches):
+        for index in islice(order.split(self.batch_size), self.batches_per_epoch()):
             latents = torch.randn(len(index), self.latent, generator=generator)
             mix = torch.rand(len(index), 1, 1, 1, generator=generator)
             yield self.prepare(train.take(index).pixels.to(device)), latents.to(device), mix.to(device)
