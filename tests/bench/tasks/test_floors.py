@@ -63,7 +63,10 @@ def test_every_task_has_a_short_form():
 
 @pytest.mark.parametrize("stand_in", sorted(STAND_INS.keys() - {"wgan-gp"}), indirect=True)
 def test_two_short_epochs(stand_in, tmp_path):
-    """(wgan-gp has two losses, and a test of its own.) The small preset's model, options and settings; the loss falls, and all that a run keeps is there."""
+    """The small preset's model, options and settings; the loss falls, and all that a run keeps is there.
+
+    wgan-gp, which has two losses, has a test of its own.
+    """
     preset = PRESETS[stand_in]["small"]
     config = {
         "task": stand_in, "preset": "small", "model": preset.models[0], "optimizer": "aida",

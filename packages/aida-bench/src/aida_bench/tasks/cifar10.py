@@ -17,7 +17,8 @@ from aida_bench.models.vgg import vgg11
 from aida_bench.tasks.classification import ImageClassification, crop_and_flip
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "vgg11": vgg11, "vgg11-quarter": partial(vgg11, width=16), "resnet34": resnet34, "densenet121": densenet121, "cnn": partial(small_cnn, 3),
+    "vgg11": vgg11, "vgg11-quarter": partial(vgg11, width=16), "resnet34": resnet34,
+    "densenet121": densenet121, "cnn": partial(small_cnn, 3),
 }  # fmt: skip
 SCALE = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 VALIDATION, SPLIT_SEED = 5000, 0
