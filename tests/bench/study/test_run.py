@@ -12,9 +12,10 @@ import pytest
 
 from aida_bench.execution.job import BUSY, Job, execute
 from aida_bench.execution.job import _alone as alone
-from aida_bench.study.cells import next_cells
+from aida_bench.study.cells import TaskPlan, next_cells
 from aida_bench.study.read import read_study
 from aida_bench.study.records import read_records
+from aida_bench.study.run import check_settings
 from aida_bench.study.status import affordable
 from helpers.bench.command import invoke, refused
 from helpers.bench.kills import killed
@@ -188,6 +189,15 @@ def test_settings_that_an_optimizer_refuses_are_said_before_anything_runs(tmp_pa
     )
     refused(invoke("study", "run", path, "--nice", 0), "sgd on digits does not take", "momentun")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_study_here_can_be_read_and_its_settings_are_taken(path):
+    study = read_study(path)
+    for task in study.tasks:
+        cells = [cell for cell in TaskPlan(study, task, {}).all_cells() if cell.stage == "tune"]
+        assert {cell.optimizer for cell in cells} >= set(study.comparisons.primary)
+        check_settings(cells, set())
 
 
 def test_the_claims_study_can_be_read():
