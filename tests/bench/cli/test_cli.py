@@ -157,6 +157,19 @@ def test_sweep_runs_every_point_and_names_it(tmp_path):
     refused(invoke("report", tmp_path / "no"), "no")
 
 
+def test_words_are_settings_where_an_optimizer_takes_them(tmp_path):
+    options = ["--optimizers", "ladam", "--model", "mlp", *ONE, "--seeds", "1", "--quiet"]
+    out = tmp_path / "out"
+    assert invoke("sweep", "digits", *options, "--grid", "layerwise=pre,post", "--out", out).exit_code == 0
+    for word in ("pre", "post"):
+        config = json.loads((out / f"ladam layerwise={word}" / "seed-0" / "config.json").read_text())
+        assert config["settings"]["layerwise"] == word
+    wrong = invoke(
+        "train", "digits", "--optimizer", "ladam", "--set", "layerwise=past", "--out", tmp_path / "no"
+    )
+    refused(wrong, "ladam does not take", "layerwise", "'past'")
+
+
 def test_train_one_run_with_settings_of_its_own(tmp_path):
     result = invoke("train", "digits", "--optimizer", "aida-k1", "--seed", "7", "--set", "K=3",
                     "--model", "mlp", *ONE, "--out", tmp_path)  # fmt: skip

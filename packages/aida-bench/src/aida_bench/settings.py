@@ -7,8 +7,10 @@ from typing import Any
 
 from aida_bench.errors import UserError
 
-HELP = "A value is a number, true or false; a pair is joined by a colon, betas=0.9:0.99."
+HELP = "A value is a number, true or false, or a word, layerwise=post; a pair has a colon, betas=0.9:0.99."
 PAIRS = ("betas",)
+NAMES = ("layerwise", "state_dtype", "no_decay")
+"""Settings whose values may be words, such as layerwise=post: the optimizer says which it takes."""
 WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -23,7 +25,7 @@ def read_grid(words: Sequence[str]) -> dict[str, list[Any]]:
         if not sign:
             raise UserError(f"{word!r} is no setting: it has no =, as lr=1e-3 has. {HELP}")
         try:
-            found = [_read(value) for value in values.split(",")]
+            found = [_read(key.strip(), value.strip()) for value in values.split(",")]
         except ValueError as error:
             raise UserError(f"{word!r} is no setting: {error}. {HELP}") from error
         if grid.setdefault(key.strip(), found) is not found:
@@ -49,18 +51,21 @@ def read_settings(words: Sequence[str]) -> dict[str, Any]:
 
 
 def write_setting(value: Any) -> str:
-    """As it is read: 0.003, true, 0.9:0.99."""
+    """As it is read: 0.003, true, post, 0.9:0.99."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, (tuple, list)):
         return ":".join(map(write_setting, value))
     word = next((word for word, each in WORDS.items() if each is value), None)
     return word or (f"{value:g}" if float(f"{value:g}") == value else repr(value))
 
 
-def _read(text: str) -> Any:
-    text = text.strip()
+def _read(key: str, text: str) -> Any:
     if ":" in text:
         return tuple(_number(part) for part in text.split(":"))
-    return WORDS[text.lower()] if text.lower() in WORDS else _number(text)
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    return text if key in NAMES and text[:1].isalpha() else _number(text)
 
 
 def _number(text: str) -> float:
