@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 import aida
 from helpers.members import MEMBERS, assert_near, parameters, set_gradients, snapshot
+from helpers.own_members import Damped, made
 
 LOW = dict(state_dtype=torch.bfloat16, stochastic_rounding=True)
 CASES = [
@@ -15,6 +16,9 @@ CASES = [
     (aida.LAida, dict(weight_decay=0.1)),
     (aida.Aida, dict(capturable=True, maximize=True)),
     (aida.Aida, LOW),
+    (Damped, dict(power=0.5)),
+    (Damped, LOW),
+    (made(rule=lambda dd, gm: (gm / (dd + gm.abs() + 1e-30), 1.0)), dict(capturable=True, **LOW)),
 ]
 
 

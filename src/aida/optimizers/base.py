@@ -1,29 +1,23 @@
-"""Layerwise, the base of every member: state, groups and the one short step."""
+"""Layerwise, the base of every member: its arguments, its groups and the one short step."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from typing_extensions import Unpack
 
-from .. import family, sharding
-from ..backends.contract import SUMS
+from .. import sharding
 from .checkpoint import Checkpointed
-from .define import own_hyperparameters, plain_rule, whole_docstring, whole_signature
+from .define import show_arguments
 from .foreign import MEMBERS_OWN
-from .hyperparameter import Hyperparameter
 from .layer_batch import GroupPart, some_layers, whole_groups
 from .names import check_arguments, warn_of_keys
-from .options import OPTIONS, Options
-from .rule import BoundRule, Rule
-from .state import is_state_init_step
+from .options import Options
 from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients
 from .validate import check_group, warn_where_eps_underflows
 
@@ -112,15 +106,6 @@ class Layerwise(Checkpointed):
         0.5
     """
 
-    rule: ClassVar[Any]  # a constant (alpha, beta), or a function of sums and hyperparameters
-    own: ClassVar[Any] = Options()  # arguments that not every member has: defaults, or Hyperparameters
-    mixes_layers: ClassVar[bool] = False  # whether a layer's (alpha, beta) depends on other layers' sums
-    # Read from the rule's signature and `own` when the class is made:
-    sums: ClassVar[tuple[str, ...]] = ()  # what the rule takes of gg, gm, mm, dd
-    rule_arguments: ClassVar[tuple[str, ...]] = ()  # and of the arguments, such as K and xi
-    hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
-    eps_outside: ClassVar[bool] = False  # eps a second time, outside the root
-
     def __init__(
         self,
         params: ParamsT,
@@ -138,14 +123,8 @@ class Layerwise(Checkpointed):
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         known = {**self._options(), **shared}
         who = type(self).__name__
-        if not hasattr(self, "rule"):
-            raise TypeError(f"{who} has no rule: build a member of the family, such as Aida, or give it one")
+        self._check_class(reduce_groups)
         check_arguments(who, options, known)
-        if self.mixes_layers and reduce_groups is not None:
-            raise ValueError(
-                f"{who} mixes layers: with reduce_groups a rank does not see layers of which it has no "
-                "piece, so that ranks would step apart; shard with torch.distributed.fsdp.fully_shard"
-            )
         defaults = {**known, **options}
         check_group(defaults, self.hyperparameters)
         try:
@@ -160,24 +139,8 @@ class Layerwise(Checkpointed):
         self._begin_anew()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Complete a new member: its rule in plain numbers; its docstring and signature, for help()."""
         super().__init_subclass__(**kwargs)
-        inherited: dict[str, Hyperparameter] = {}
-        for base in reversed(cls.__mro__[1:]):
-            inherited |= vars(base).get("hyperparameters", {})
-        own = inspect.getattr_static(cls, "own")
-        cls.own, cls.hyperparameters = own_hyperparameters(cls.__name__, own, inherited, OPTIONS)
-        if (rule := inspect.getattr_static(cls, "rule", None)) is not None:
-            cls.rule, cls.sums, cls.rule_arguments = plain_rule(cls.__name__, rule, cls._options())
-        if doc := cls.__dict__.get("__doc__"):
-            cls.__doc__ = whole_docstring(doc, Layerwise.__doc__)
-        if "__signature__" not in cls.__dict__:
-            cls.__signature__ = whole_signature(cls.__init__, Layerwise.__init__, cls._options())
-
-    @classmethod
-    def _options(cls) -> dict[str, Any]:
-        """The defaults of the keyword arguments, the member's own first."""
-        return {**cls.own, **OPTIONS, **cls.own}
+        show_arguments(cls, Layerwise, cls._options())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's, but values are checked first; keys of a user's own are kept."""
@@ -247,7 +210,7 @@ class Layerwise(Checkpointed):
             steps: list[StepBatch] = []
             for part in parts:
                 group = self.param_groups[part.group]
-                rule = self.rule_of(group)
+                rule = self._kept_rule(part.group)
                 batches = self._layers.find(part, group, self.state, callable(rule), self.reduce_groups)
                 steps += prepare_step(batches, group, rule=rule, eps_outside=self.eps_outside, **scaling)
             run(steps, self.state, reductions)
@@ -255,25 +218,6 @@ class Layerwise(Checkpointed):
     def _reductions(self) -> sharding.StepReductions:
         with_gram = [group for group in self.param_groups if needs_gram(self.rule_of(group), group)]
         return self._whole.reductions(self.param_groups, with_gram, self.reduce_groups)
-
-    def _is_state_init_step(self) -> bool:
-        """Whether checkpoint tools take this first step to make the state; it makes it."""
-        if torch.compiler.is_compiling():
-            return False
-        self._fresh = False
-        return is_state_init_step(self.param_groups, self.state, self.reduce_groups)
-
-    def rule_of(self, group: dict[str, Any]) -> Rule:
-        """A constant (alpha, beta), or the rule with the group's hyperparameters."""
-        rule: Any = self.rule
-        if isinstance(rule, tuple):
-            return rule
-        if rule is family.projection and group["K"] == 0:
-            return family.BELIEF  # what no projection leaves, without the sums
-        own = {name: group[name] for name in self.rule_arguments}
-        if torch.compiler.is_compiling() and self.sums == SUMS[:3]:
-            return partial(rule, **own)  # type: ignore[return-value]  # torch 2.6 compiles anew for each object
-        return BoundRule(rule, self.sums, own, f"{type(self).__name__}.rule", self.mixes_layers)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

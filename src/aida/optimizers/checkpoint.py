@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer
 
 from .. import sharding
 from .foreign import SAVED_BY, check_is_mapping, check_keys, member_name
-from .hyperparameter import Hyperparameter
 from .layer_batch import LayerCache
+from .member import Member
 from .process_lock import ProcessLock
-from .state import complete_groups, renew_counters, restore_types
+from .state import complete_groups, is_state_init_step, renew_counters, restore_types
 
 
-class Checkpointed(Optimizer):
+class Checkpointed(Member):
     """An optimizer whose state dict says which member saved it, and whose moments keep their types."""
 
-    hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
     reduce_groups: sharding.ReduceGroups | None
     released_by: Any
     """The handle of release_gradients, which steps in place of step()."""
@@ -26,8 +25,16 @@ class Checkpointed(Optimizer):
     def _begin_anew(self) -> None:
         """Forget what earlier steps have found: nothing of it holds for a state that was loaded."""
         self._layers = LayerCache(self._whole, type(self).__name__, self.hyperparameters)
+        self._rules = {}
         self._lock = ProcessLock()
         self._fresh = not self.state  # never stepped or loaded
+
+    def _is_state_init_step(self) -> bool:
+        """Whether checkpoint tools take this first step to make the state; it makes it."""
+        if torch.compiler.is_compiling():
+            return False
+        self._fresh = False
+        return is_state_init_step(self.param_groups, self.state, self.reduce_groups)
 
     def __getstate__(self) -> dict[str, Any]:
         shapes = self._whole.shapes

@@ -129,7 +129,15 @@ def _shown(parameters: list[inspect.Parameter]) -> str:
     return ", ".join(str(p) if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) else p.name for p in parameters)
 
 
-def whole_docstring(own: str, base: str | None) -> str:
+def show_arguments(cls: Any, base: type, options: Mapping[str, Any]) -> None:
+    """Complete a subclass's docstring and signature, for help(), by its base's arguments and the options."""
+    if doc := cls.__dict__.get("__doc__"):
+        cls.__doc__ = _whole_docstring(doc, base.__doc__)
+    if "__signature__" not in cls.__dict__:
+        cls.__signature__ = _whole_signature(cls.__init__, base.__init__, options)
+
+
+def _whole_docstring(own: str, base: str | None) -> str:
     """A subclass's docstring with the base's paragraph on arguments, of which it tells its own alone."""
     title = "Arguments of every optimizer of the family:"
     told = [x for x in inspect.cleandoc(base or "").split("\n\n") if x.startswith("Arguments:")]
@@ -138,7 +146,7 @@ def whole_docstring(own: str, base: str | None) -> str:
     return f"{inspect.cleandoc(own)}\n\n{title}{told[0].removeprefix('Arguments:')}\n"
 
 
-def whole_signature(
+def _whole_signature(
     init: Callable[..., Any], base: Callable[..., Any], options: Mapping[str, Any]
 ) -> inspect.Signature:
     """`init`'s signature with what its **kwargs stand for: the base's arguments and the options.

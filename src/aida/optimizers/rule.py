@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,10 @@ LIMIT = torch.finfo(torch.float32).max  # what every backend can compute with
 
 @dataclass  # neither frozen nor slotted: torch 2.6 cannot compile a step that makes such an object
 class BoundRule:
-    """A member's function rule with the hyperparameters of one parameter group; a function of its sums."""
+    """A member's function rule with the hyperparameters of one parameter group; a function of its sums.
+
+    Its fields are all that it depends on.
+    """
 
     function: Callable[..., Any]
     sums: tuple[str, ...]  # what it takes, in order
@@ -35,6 +39,20 @@ class BoundRule:
 
     def __call__(self, *sums: Tensor) -> Any:
         return self.function(*sums, **self.hyperparameters)
+
+    def is_made_of_the_same(self, other: BoundRule) -> bool:
+        """Whether the other's fields are the very objects that this one has: either serves for both.
+
+        Values are compared as objects, since equal ones may differ: 0.0 and -0.0, 1 and True, a tensor that
+        was written to.
+        """
+        mine, its = self.hyperparameters, other.hyperparameters
+        return (
+            _is_same_function(self.function, other.function)
+            and (self.sums, self.name, self.mixes_layers) == (other.sums, other.name, other.mixes_layers)
+            and mine.keys() == its.keys()
+            and all(its[name] is value for name, value in mine.items())
+        )
 
 
 Rule = Coefficients | BoundRule  # a constant (alpha, beta), or a function
@@ -59,6 +77,13 @@ def coefficients(rule: Any, gram: Any) -> Coefficients:
             return _usable_array(alpha), _usable_array(beta)
     alpha, beta = _call(rule, torch.from_numpy(gram))
     return tuple(c.numpy() if isinstance(c, Tensor) else c for c in (alpha, beta))  # type: ignore[return-value]
+
+
+def _is_same_function(f: Any, g: Any) -> bool:
+    """Whether they are one function; a class method is another object each time that it is looked up."""
+    if isinstance(f, MethodType) and isinstance(g, MethodType):
+        return f.__func__ is g.__func__ and f.__self__ is g.__self__
+    return f is g
 
 
 def where_finite(x: Any, chosen: Any, other: Any) -> Any:

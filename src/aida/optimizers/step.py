@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import family
 from ..backends import rounding
-from ..backends.contract import SUMS, Backend, Coefficients, Column, Scalars
+from ..backends.contract import Backend, Coefficients, Column, Scalars
 from ..backends.dispatch import choose
 from ..backends.upload import upload
 from ..sharding import StepReductions
@@ -76,7 +76,7 @@ def prepare_step(
     grad_scale, found_inf: as GradScaler leaves them.
     """
     prepared = []
-    constant, taken = (None, getattr(rule, "sums", SUMS[:3])) if callable(rule) else (rule, ())
+    constant, taken = (None, rule.sums) if callable(rule) else (rule, ())
     sums = family.sums_needed(constant, taken, group.get("layerwise") == "pre")
     for batch in batches:
         layers, backend = batch.layers, batch.backend
