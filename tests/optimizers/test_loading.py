@@ -122,7 +122,7 @@ def test_another_members_state_is_refused(saved, loaded):
         train(optimizer, range(2))
 
 
-@pytest.mark.parametrize(("saved", "loaded"), itertools.permutations(OWN, 2), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(("saved", "loaded"), [*itertools.permutations(OWN, 2)], ids=lambda cls: cls.__name__)
 def test_every_other_members_state_is_refused_by_its_name(saved, loaded):
     """AdamPlus's and AdaBelief's have the same form."""
     train(source := saved(parameters(), **OWN[saved][0]), range(2))
