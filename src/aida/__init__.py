@@ -1,6 +1,7 @@
 """Layerwise adaptive optimizers for PyTorch: Aida (arXiv 2203.13273) and its family."""
 
 from .check import check_member
+from .convert import convert_state
 from .optimizers import AdaBelief, AdamPlus, Aida, LAdaBelief, LAdam, LAida
 from .optimizers.base import Layerwise
 from .optimizers.create import create_optimizer, optimizer_names
@@ -21,6 +22,7 @@ __all__ = [
     "LAida",
     "Layerwise",
     "check_member",
+    "convert_state",
     "create_optimizer",
     "fsdp_groups",
     "optimizer_names",

@@ -74,12 +74,13 @@ class Checkpointed(Member):
         then nothing has changed.
         """
         loaded: dict[str, Any] = {}
+        who = type(self).__name__
 
         def look(_: Optimizer, seen: dict[str, Any]) -> None:
-            check_keys(type(self).__name__, seen)
+            check_keys(f"{who}.load_state_dict takes the dict that {who}.state_dict() gave", seen)
             loaded.update(seen)
 
-        check_is_mapping(type(self).__name__, state_dict)
+        check_is_mapping(who, state_dict)
         hook = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)

@@ -8,28 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-NAMES = ("step", "exp_avg", "exp_avg_var")  # of a parameter's state
+from .sources import OURS, saver
+
 MEMBERS_OWN = ("K", "xi", "layerwise")  # arguments that tell members of the family apart
 SAVED_BY = "saved_by"  # a saved group's key for the member's name; live groups do not have it
-
-# Keys of groups that tell who saved a state, where decoupled_weight_decay, which is ours and torch's, is not.
-MARKS = {
-    "degenerated_to_sgd": "timm's AdaBelief",
-    "weight_decouple": "pytorch_optimizer",
-    "fixed_decay": "pytorch_optimizer",
-    "ams_bound": "pytorch_optimizer",
-    "decoupled_decay": "timm",
-    "buffer": "adabelief-pytorch",
-}
-
-# Names in a parameter's state that tell the same.
-STATES = {
-    "exp_avg_sq": "torch's Adam, AdamW or a like one",
-    "square_avg": "torch's RMSprop or Adadelta",
-    "exp_inf": "torch's Adamax",
-    "momentum_buffer": "SGD with momentum",
-    "sum": "torch's Adagrad",
-}
 
 
 def member_name(cls: type) -> str:
@@ -47,12 +29,15 @@ def check_is_mapping(who: str, given: Any) -> None:
         )
 
 
-def check_keys(who: str, given: Mapping[str, Any]) -> None:
-    """Raise TypeError for a dict that is no optimizer's, such as a model's, or a checkpoint with both."""
+def check_keys(wanted: str, given: Mapping[str, Any]) -> None:
+    """Raise TypeError for a dict that is no optimizer's, such as a model's, or a checkpoint with both.
+
+    wanted: who takes what.
+    """
     if missing := [key for key in ("state", "param_groups") if key not in given]:
         has = ", ".join(map(repr, [*given][:4])) + ", …" * (len(given) > 4) or "nothing"
         raise TypeError(
-            f"{who}.load_state_dict takes the dict that {who}.state_dict() gave: this one has {has} and no "
+            f"{wanted}: this one has {has} and no "
             f"{' or '.join(map(repr, missing))}; of a checkpoint give the optimizer's part"
         )
 
@@ -69,24 +54,13 @@ def check_source(
     for group in groups:
         if (source := group.get(SAVED_BY, member)) != member:
             raise _refusal(who, source, "its moments are those of another rule")
-        is_recent = "decoupled_weight_decay" in group
-        if not is_recent and (mark := next((key for key in MARKS if key in group), None)):
-            why = "its v has eps inside and its weight decay other names"
-            raise _refusal(who, f"{MARKS[mark]} (its groups have {mark!r})", why)
         saved = [(p, states[p]) for p in group["params"] if states.get(p)]
-        for _, state in saved:
-            _check_names(who, state)
-        if is_recent and (theirs := _difference({*MEMBERS_OWN} & {*group}, ours)):
+        if found := saver(group, (state for _, state in saved)):
+            raise _refusal(who, found.title, found.why, is_convertible=bool(found.sources))
+        if OURS in group and (theirs := _difference({*MEMBERS_OWN} & {*group}, ours)):
             raise _refusal(who, f"an optimizer {theirs}", "its v is that of another rule")
         for p, state in saved:
             _check_form(who, p, state["exp_avg_var"], group.get("layerwise", defaults.get("layerwise")))
-
-
-def _check_names(who: str, state: Mapping[str, Any]) -> None:
-    if missing := [name for name in NAMES if name not in state]:
-        source = next((STATES[name] for name in STATES if name in state), "another optimizer")
-        why = f"it has {', '.join(map(repr, state))} and no {' or '.join(map(repr, missing))}"
-        raise _refusal(who, source, why)
 
 
 def _check_form(who: str, p: Tensor, v: Any, layerwise: str | None) -> None:
@@ -105,8 +79,13 @@ def _difference(theirs: set[str], ours: set[str]) -> str:
     return " and ".join(parts)
 
 
-def _refusal(who: str, source: str, why: str) -> ValueError:
+def _refusal(who: str, source: str, why: str, is_convertible: bool = False) -> ValueError:
+    fix = (
+        "load what aida.convert_state(state_dict, optimizer) makes of it"
+        if is_convertible
+        else "load it into that optimizer"
+    )
     return ValueError(
-        f"this state was saved by {source}, not by {who}: {why}; load it into that optimizer, or load the "
+        f"this state was saved by {source}, not by {who}: {why}; {fix}, or load the "
         "model alone and let a new optimizer begin with empty moments"
     )
