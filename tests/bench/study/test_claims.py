@@ -11,24 +11,10 @@ from aida_bench.errors import UserError
 from aida_bench.study.claims import INCOMPLETE, REFUTED, SUPPORTED, UNDECIDED, Answer, answer
 from aida_bench.study.read import read_study
 from aida_bench.study.scores import TaskScores
-from helpers.bench.studies import ROOT, write
+from helpers.bench.studies import ROOT, SGD, compared, write
 from helpers.bench.study_rows import finish, noise
 
 LABELS = ("aida", "adamw", "adabelief", "momentum", "ladam", "ladabelief", "rolled", "mean")
-HEAD = """
-[tuning]
-points = 1
-fraction = 0.5
-seeds = [100]
-[final]
-seeds = [0, 1, 2, 3, 4]
-[comparisons]
-of = "aida"
-primary = ["adamw", "adabelief", "momentum"]
-[space]
-lr = [1e-3, 1e-1]
-"""
-TASK = '[tasks.{}]\ntask = "digits"\npreset = "small"\nmeasure = "loss"\nepochs = 2\n'
 WIDE = 0.5
 """A seed's noise that no difference is seen through."""
 CLAIMS = """
@@ -73,9 +59,7 @@ def pattern(label: str) -> tuple[float, ...]:
 
 
 def text(tasks: str = "a", seeds: str = "[0, 1, 2, 3, 4]") -> str:
-    own = "".join(f'[optimizers.{each}]\noptimizer = "sgd"\ntune = ["lr"]\n' for each in LABELS)
-    head = HEAD.replace("[0, 1, 2, 3, 4]", seeds)
-    return head + "".join(map(TASK.format, tasks)) + own + CLAIMS
+    return compared(tasks, dict.fromkeys(LABELS, SGD), seeds=seeds) + CLAIMS
 
 
 def answers(

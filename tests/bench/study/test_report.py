@@ -11,47 +11,17 @@ from aida_bench.study.read import read_study
 from aida_bench.study.records import write_rows
 from aida_bench.study.report.write import write_report
 from helpers.bench.command import invoke, refused
-from helpers.bench.studies import write
+from helpers.bench.studies import SGD, TUNED, compared, write
 from helpers.bench.study_rows import finish, noise
 
-TEXT = """
+ASKED = """
 [study]
 name = "small"
 rows = "rows"
 registered = "registered.md"
-[tuning]
-points = 2
-fraction = 0.5
-seeds = [100]
-[final]
-seeds = [0, 1, 2, 3, 4]
 [published]
 seeds = [0]
 preset = "small"
-[comparisons]
-of = "aida"
-primary = ["adamw", "momentum"]
-target = "adamw"
-[space]
-lr = [1e-3, 1e-1]
-eps = [1e-12, 1e-6]
-[tasks.one]
-task = "digits"
-preset = "small"
-measure = "loss"
-epochs = 2
-[tasks.two]
-task = "digits"
-preset = "small"
-measure = "loss"
-epochs = 2
-[optimizers.aida]
-tune = ["lr", "eps"]
-[optimizers.adamw]
-tune = ["lr"]
-[optimizers.momentum]
-optimizer = "sgd"
-tune = ["lr"]
 [claims.projection]
 kind = "mechanism"
 says = "it is the projection"
@@ -59,6 +29,8 @@ of = "aida"
 against = ["momentum"]
 limit = "momentum"
 """
+OWN = {"aida": 'tune = ["lr", "eps"]', "adamw": TUNED, "momentum": SGD}
+TEXT = compared(["one", "two"], OWN, points=2, primary=["adamw", "momentum"], target="adamw") + ASKED
 
 
 def score(cell):

@@ -19,43 +19,17 @@ from aida_bench.study.report.table import Table
 from aida_bench.study.scores import TaskScores, over_tasks
 from aida_bench.study.spec import Study
 from aida_bench.study.stepsizes import mean_spreads
-from helpers.bench.studies import write
+from helpers.bench.studies import SGD, TUNED, compared, write
 from helpers.bench.study_rows import BATCHES, SECONDS, finish, noise
 
 UNTRAINED = 5.0
-TASK = '[tasks.{}]\ntask = "digits"\npreset = "small"\nmeasure = "loss"\nepochs = 4\n'
 OPTIMIZERS = ("aida", "adamw", "adabelief", "momentum")
-TEXT = """
-[tuning]
-points = 4
-fraction = 0.5
-seeds = [100]
-[final]
-seeds = [0, 1, 2, 3, 4]
-[comparisons]
-of = "aida"
-primary = ["adamw", "adabelief", "momentum"]
-target = "adamw"
-[space]
-lr = [1e-3, 1e-1]
-[optimizers.aida]
-tune = ["lr"]
-[optimizers.adamw]
-tune = ["lr"]
-[optimizers.adabelief]
-tune = ["lr"]
-[optimizers.momentum]
-optimizer = "sgd"
-tune = ["lr"]
-[optimizers.few]
-optimizer = "adabelief"
-settings_from = "adabelief"
-seeds = [1, 2]
-"""
+FEW = 'optimizer = "adabelief"\nsettings_from = "adabelief"\nseeds = [1, 2]'
 
 
 def study_of(folder, tasks: int) -> Study:
-    return read_study(write(folder, TEXT + "".join(TASK.format(name) for name in "abc"[:tasks])))
+    own = {**dict.fromkeys(OPTIMIZERS, TUNED), "momentum": SGD, "few": FEW}
+    return read_study(write(folder, compared("abc"[:tasks], own, points=4, epochs=4, target="adamw")))
 
 
 def fuzzed(case: int, folder) -> tuple[Study, dict[str, Record]]:
