@@ -8,9 +8,7 @@ from typing import Any
 _DEFAULTS = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 _DECOUPLED = {**_DEFAULTS, "decoupled_weight_decay": True}
 _AUTHORS = "the authors' code of arXiv 2203.13273, for"
-_ADABELIEF = (
-    "the code of the AdaBelief paper (arXiv 2010.07468), whose experiments arXiv 2203.13273 follows, for"
-)
+_ADABELIEF = "the code of AdaBelief (arXiv 2010.07468), which arXiv 2203.13273 follows, for"
 _UNMEASURED = "not measured with this library"
 
 
@@ -30,8 +28,8 @@ class Presets(dict[str, dict[str, Any]]):
         >>> optimizer = aida.Aida(model.parameters(), **aida.presets("cifar", lr=3e-4))
         >>> optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]
         (0.0003, 0.0005)
-        >>> print(aida.presets.source("vit"))
-        not measured with this library: AdamW's lr (for a batch of 512) and decay in DeiT (arXiv 2012.12877)
+        >>> print(aida.presets.source("lstm-1"))
+        the code of AdaBelief (arXiv 2010.07468), which arXiv 2203.13273 follows, for LSTMs of one layer
 
     (Python itself refuses `Aida(params, lr=3e-4, **presets["cifar"])`, since the lr is there twice.)
     """
@@ -76,8 +74,10 @@ presets = Presets(
             "train_shakespeare_char, and the eps of the paper's Transformer",
         ),
         "vit": (
-            {**_DECOUPLED, "lr": 5e-4, "weight_decay": 0.05},
-            f"{_UNMEASURED}: AdamW's lr (for a batch of 512) and decay in DeiT (arXiv 2012.12877)",
+            {**_DECOUPLED, "lr": 5e-4, "eps": 1e-16, "weight_decay": 0.05},
+            "lr (for a batch of 512) and decay are AdamW's in DeiT (arXiv 2012.12877), not measured with "
+            "this library; eps: a ViT of 39,242 weights on the digits learned at 1e-16 and not at 1e-12 or "
+            "1e-8 (8 epochs at lr 3e-3, one seed)",
         ),
         "cnn": (
             _CIFAR,

@@ -164,7 +164,7 @@ def test_every_preset_names_its_source_and_whether_it_was_measured():
     for name, settings in aida.presets.items():
         assert (
             aida.presets.source(name).count("not measured")
-            + aida.presets.source(name).count("the code of the AdaBelief paper")
+            + aida.presets.source(name).count("the code of AdaBelief")
             + aida.presets.source(name).count("the authors' code")
             == 1
         )

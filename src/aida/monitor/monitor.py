@@ -19,7 +19,7 @@ from .collect import Pending, Select, collect
 from .definitions import counter, definition_for, on_host, unknown
 from .files import RowFile
 from .measures import spread
-from .names import unwrapped
+from .names import unwrapped, warn_of_another_model
 from .schema import Row, new_run
 from .sinks import MEMORY, Memory, Sink, Sinks, as_sinks
 
@@ -83,6 +83,7 @@ class StepsizeMonitor:
         optimizer = unwrapped(optimizer)
         check(every, select)
         _check_watchable(optimizer, model)
+        warn_of_another_model(optimizer, model)
         if sinks != MEMORY and to != MEMORY:
             raise TypeError("`to` is the former name of `sinks`: give one of them")
         self.optimizer, self.model, self.every, self.select = optimizer, model, every, select
@@ -114,13 +115,17 @@ class StepsizeMonitor:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._write(all_of_them=True)
+        self.flush()
         if self._step is None:
             warnings.warn(
                 "StepsizeMonitor has seen no step of its optimizer: make it of the optimizer whose step() is "
                 "called, after any wrapper has replaced it",
                 stacklevel=2,
             )
+
+    def flush(self) -> None:
+        """Write what is under way from a device, which this waits for."""
+        self._write(all_of_them=True)
 
     def __enter__(self) -> StepsizeMonitor:
         return self
