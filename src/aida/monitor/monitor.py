@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -244,7 +245,10 @@ def check(every: Any, select: Any) -> None:
 def _check_watchable(optimizer: Any, model: Any) -> None:
     """Raise for what a monitor cannot be made of."""
     if model is not None and not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model is a torch.nn.Module, for the layers' names, not {type(model).__name__}")
+        hint = f"; give paths as sinks={str(model)!r}" if isinstance(model, str | Path) else ""
+        raise TypeError(
+            f"model is a torch.nn.Module, for the layers' names, not {type(model).__name__}{hint}"
+        )
     if not isinstance(optimizer, Optimizer):
         hint = "; give its .optimizer" if hasattr(optimizer, "optimizer") else ""
         raise TypeError(

@@ -145,16 +145,17 @@ def _as_sink(given: Any, named: Mapping[str, Sink]) -> Any:
         if str(given) in named:
             return named[str(given)]
         if (suffix := Path(given).suffix) not in kinds:
-            others = "".join(f"{name!r} is the trainer's own loggers, " for name in named)
+            names = " and ".join(f'"{name}"' for name in (MEMORY, *named))
             raise ValueError(
-                f'a path of rows ends in .jsonl or .csv, not as {str(given)!r} does; "memory" keeps them, '
-                f"{others}and TensorBoard(folder) writes to a folder"
+                f"{str(given)!r} is not a sink: a path must end in .jsonl or .csv, and beside paths there "
+                f"are {names}, TensorBoard(folder), WandB() and objects with a method write(rows)"
             )
         return kinds[suffix](given)
     if not _is_sink(given):
+        hint = f": make an object of it, {given.__name__}(...)" if isinstance(given, type) else ""
         raise TypeError(
             'sinks are paths that end in .jsonl or .csv, "memory", or objects with a method write(rows), '
-            f"such as TensorBoard(folder), one or a list of them (an empty one for none), not {given!r}"
+            f"such as TensorBoard(folder), one or a list of them (an empty one for none), not {given!r}{hint}"
         )
     return given
 

@@ -131,11 +131,11 @@ class Layerwise(Checkpointed):
         try:
             super().__init__(params, defaults)
         except TypeError as error:
-            if not isinstance(params, torch.nn.Module):  # some are their parameters, as a ParameterList is
+            if not callable(params):  # a model, or its method; some models are their parameters
                 raise
+            what = "the model itself" if isinstance(params, torch.nn.Module) else "a function"
             raise TypeError(
-                f"{who} takes parameters, not the model itself, a {type(params).__name__}: give "
-                "model.parameters()"
+                f"{who} takes parameters, not {what}, a {type(params).__name__}: give model.parameters()"
             ) from error
         self._begin_anew()
 
