@@ -9,6 +9,7 @@ from .optimizers.hyperparameter import Hyperparameter
 from .optimizers.release import release_gradients
 from .presets import presets
 from .sharding import fsdp_groups
+from .tuning import KScheduler, eps_for_cap
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "AdamPlus",
     "Aida",
     "Hyperparameter",
+    "KScheduler",
     "LAdaBelief",
     "LAdam",
     "LAida",
@@ -24,6 +26,7 @@ __all__ = [
     "check_member",
     "convert_state",
     "create_optimizer",
+    "eps_for_cap",
     "fsdp_groups",
     "optimizer_names",
     "presets",

@@ -4,7 +4,7 @@ from .collect import layer_stepsizes, watchable
 from .definitions import DEFINITIONS, Definition
 from .monitor import StepsizeMonitor
 from .schema import finite, histogram_edges
-from .sinks import CSV, JSONL, Memory, Sink, TensorBoard, WandB
+from .sinks import CSV, JSONL, Memory, Sink, TensorBoard, WandB, scalars
 
 __all__ = [
     "CSV",
@@ -19,5 +19,6 @@ __all__ = [
     "finite",
     "histogram_edges",
     "layer_stepsizes",
+    "scalars",
     "watchable",
 ]

@@ -191,10 +191,10 @@ def _measure(
     batch = (id(group), p.device, p.dtype)
     has = g is not None, d.m is not None
     layer = Layer(number, name, p, d.cap, rule, d.pooled, *has, d.weight_decay, batch)
-    return layer, *layer_sums(*_local(p, g, d))
+    return layer, *layer_sums(*local_layer(p, g, d))
 
 
-def _local(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tensor | None, Definition]:
+def local_layer(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tensor | None, Definition]:
     """This rank's plain tensors, complex ones as reals."""
     names = [k for k in ("v", "m", "less", "buffer") if getattr(d, k) is not None]
     tensors = sharding.local(p, p if g is None else g, *(getattr(d, k) for k in names))

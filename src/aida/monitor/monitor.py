@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +20,7 @@ from .collect import Pending, Select, collect
 from .definitions import counter, definition_for, on_host, unknown
 from .files import RowFile
 from .measures import spread
-from .names import unwrapped
+from .names import unwrapped, warn_of_another_model
 from .schema import Row, new_run
 from .sinks import MEMORY, Memory, Sink, Sinks, as_sinks
 
@@ -83,6 +84,7 @@ class StepsizeMonitor:
         optimizer = unwrapped(optimizer)
         check(every, select)
         _check_watchable(optimizer, model)
+        warn_of_another_model(optimizer, model)
         if sinks != MEMORY and to != MEMORY:
             raise TypeError("`to` is the former name of `sinks`: give one of them")
         self.optimizer, self.model, self.every, self.select = optimizer, model, every, select
@@ -114,13 +116,17 @@ class StepsizeMonitor:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._write(all_of_them=True)
+        self.flush()
         if self._step is None:
             warnings.warn(
                 "StepsizeMonitor has seen no step of its optimizer: make it of the optimizer whose step() is "
                 "called, after any wrapper has replaced it",
                 stacklevel=2,
             )
+
+    def flush(self) -> None:
+        """Write what is under way from a device, which this waits for."""
+        self._write(all_of_them=True)
 
     def __enter__(self) -> StepsizeMonitor:
         return self
@@ -239,7 +245,10 @@ def check(every: Any, select: Any) -> None:
 def _check_watchable(optimizer: Any, model: Any) -> None:
     """Raise for what a monitor cannot be made of."""
     if model is not None and not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model is a torch.nn.Module, for the layers' names, not {type(model).__name__}")
+        hint = f"; give paths as sinks={str(model)!r}" if isinstance(model, str | Path) else ""
+        raise TypeError(
+            f"model is a torch.nn.Module, for the layers' names, not {type(model).__name__}{hint}"
+        )
     if not isinstance(optimizer, Optimizer):
         hint = "; give its .optimizer" if hasattr(optimizer, "optimizer") else ""
         raise TypeError(

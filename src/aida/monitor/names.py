@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +43,19 @@ def layer_names(model: nn.Module) -> dict[Tensor, str]:
     short = {p: _without(name, cuts) for p, name in full.items()}
     times = Counter(short.values())
     return {p: name if times[name] == 1 else full[p] for p, name in short.items()}
+
+
+def warn_of_another_model(optimizer: Optimizer, model: nn.Module | None) -> None:
+    """Warn where a model has none of an optimizer's parameters: then it gives the layers no names."""
+    given = [p for group in optimizer.param_groups for p in group["params"]]
+    if model is None or not given:
+        return
+    if {*map(id, model.parameters())}.isdisjoint(map(id, given)):
+        warnings.warn(
+            f"this {type(model).__name__} has none of the parameters of this {type(optimizer).__name__}, so "
+            "that its layers have no names: give the model whose parameters() the optimizer has",
+            stacklevel=4,
+        )
 
 
 def _inside(module: nn.Module) -> str | None:

@@ -6,7 +6,7 @@ rank that writes does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from io import IOBase
@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeAlias
 from .files import CSV, JSONL, layers_of
 from .schema import Row, histogram_edges
 
-__all__ = ["CSV", "JSONL", "MEMORY", "Memory", "Sink", "Sinks", "TensorBoard", "WandB", "as_sinks", "needed"]
+__all__ = ["CSV", "JSONL", "MEMORY", "Memory", "Sink", "Sinks", "TensorBoard", "WandB", "as_sinks", "needed",
+           "scalars"]  # fmt: skip
 
 
 class Sink(Protocol):
@@ -71,7 +72,7 @@ class TensorBoard:
     def write(self, rows: Sequence[Row]) -> None:
         """Write one record at its step."""
         for row in rows:
-            for tag, x in _scalars(row).items():
+            for tag, x in scalars([row]).items():
                 self.writer.add_scalar(tag, x, row["step"])
         for row in layers_of(rows):
             counts, edges = row["histogram"]["counts"], histogram_edges(row["histogram"])
@@ -118,7 +119,7 @@ class WandB:
     def write(self, rows: Sequence[Row]) -> None:
         """Log one record at its step."""
         wandb = self._begin()
-        values: dict[str, Any] = {f"stepsizes/{tag}": x for row in rows for tag, x in _scalars(row).items()}
+        values: dict[str, Any] = {f"stepsizes/{tag}": x for tag, x in scalars(rows).items()}
         for row in layers_of(rows):
             if row["histogram"]["counts"]:
                 counts = row["histogram"]["counts"]
@@ -127,27 +128,34 @@ class WandB:
         self.run.log({"stepsizes/step": rows[0]["step"], **values})
 
 
-def as_sinks(given: Any) -> list[Any]:
-    """The sinks that one sink, path or name, or several, stand for; raises TypeError or ValueError."""
+def as_sinks(given: Any, named: Mapping[str, Sink] | None = None) -> list[Any]:
+    """The sinks that one sink, path or name, or several, stand for; raises TypeError or ValueError.
+
+    named: sinks that have names, beside "memory".
+    """
     several = isinstance(given, Iterable) and not isinstance(given, str | Path) and not _is_sink(given)
-    return [_as_sink(each) for each in (given if several else [given])]
+    return [_as_sink(each, named or {}) for each in (given if several else [given])]
 
 
-def _as_sink(given: Any) -> Any:
+def _as_sink(given: Any, named: Mapping[str, Sink]) -> Any:
     kinds = {".jsonl": JSONL, ".csv": CSV}
     if given == MEMORY:
         return Memory()
     if isinstance(given, str | Path):
+        if str(given) in named:
+            return named[str(given)]
         if (suffix := Path(given).suffix) not in kinds:
+            names = " and ".join(f'"{name}"' for name in (MEMORY, *named))
             raise ValueError(
-                f'a path of rows ends in .jsonl or .csv, not as {str(given)!r} does; "memory" keeps them, '
-                "and TensorBoard(folder) writes to a folder"
+                f"{str(given)!r} is not a sink: a path must end in .jsonl or .csv, and beside paths there "
+                f"are {names}, TensorBoard(folder), WandB() and objects with a method write(rows)"
             )
         return kinds[suffix](given)
     if not _is_sink(given):
+        hint = f": make an object of it, {given.__name__}(...)" if isinstance(given, type) else ""
         raise TypeError(
             'sinks are paths that end in .jsonl or .csv, "memory", or objects with a method write(rows), '
-            f"such as TensorBoard(folder), one or a list of them (an empty one for none), not {given!r}"
+            f"such as TensorBoard(folder), one or a list of them (an empty one for none), not {given!r}{hint}"
         )
     return given
 
@@ -170,6 +178,31 @@ def needed(module: str, install: str, what: str, load: bool = True) -> Any:
 
 
 NOT_CURVES = {"kind", "run", "optimizer", "step", "layer", "layers", "parameter", "numel", "cap", "histogram"}
+
+
+def scalars(rows: Iterable[Row]) -> dict[str, float]:
+    """The numbers of a record by tag, for a sink that logs to another tool.
+
+    "stepsize_mean/LAYER" and so on of each layer, "stepsize_spread/mean" of all; before them "OPTIMIZER/"
+    where rows name one. What a layer does not have is left out.
+
+    Arguments:
+        rows: a record, as a sink's write(rows) is given it.
+
+    Example:
+        >>> import aida, torch
+        >>> from aida.monitor import StepsizeMonitor, scalars
+        >>> class Printed:
+        ...     def write(self, rows):
+        ...         print(rows[0]["step"], round(scalars(rows)["stepsize_capped/0"], 3))
+        >>> p = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = aida.Aida([p])
+        >>> with StepsizeMonitor(optimizer, sinks=Printed(), every=1):
+        ...     p.grad = torch.ones(2)
+        ...     optimizer.step()
+        1 0.0
+    """
+    return {tag: x for row in rows for tag, x in _scalars(row).items()}
 
 
 def _scalars(row: Row) -> dict[str, float]:

@@ -18,6 +18,7 @@ from .foreign import MEMBERS_OWN
 from .layer_batch import GroupPart, some_layers, whole_groups
 from .names import check_arguments, warn_of_keys
 from .options import Options
+from .shown import with_caps
 from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients
 from .validate import check_group, warn_where_eps_underflows
 
@@ -130,17 +131,21 @@ class Layerwise(Checkpointed):
         try:
             super().__init__(params, defaults)
         except TypeError as error:
-            if not isinstance(params, torch.nn.Module):  # some are their parameters, as a ParameterList is
+            if not callable(params):  # a model, or its method; some models are their parameters
                 raise
+            what = "the model itself" if isinstance(params, torch.nn.Module) else "a function"
             raise TypeError(
-                f"{who} takes parameters, not the model itself, a {type(params).__name__}: give "
-                "model.parameters()"
+                f"{who} takes parameters, not {what}, a {type(params).__name__}: give model.parameters()"
             ) from error
         self._begin_anew()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         show_arguments(cls, Layerwise, cls._options())
+
+    def __repr__(self) -> str:
+        """As torch's, with the cap of each group's stepsize."""
+        return with_caps(super().__repr__(), self.param_groups, self.eps_outside)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's, but values are checked first; keys of a user's own are kept."""

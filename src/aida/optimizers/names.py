@@ -6,6 +6,8 @@ import difflib
 import warnings
 from collections.abc import Iterable
 
+from .foreign import MEMBERS_OWN
+
 # Keys that torch, schedulers and trainers keep in a group beside the optimizer's own.
 KEPT = (
     "params",
@@ -91,6 +93,8 @@ def warn_of_keys(where: str, keys: Iterable[str], known: Iterable[str], of_famil
 def _hint(name: str, known: list[str]) -> str:
     if meant := _meant(name, known):
         return f"did you mean {meant!r}?"
+    if name in MEMBERS_OWN:
+        return "only other members of the family have it; leave it out"
     if name in ABSENT:
         return "nothing in this family does what it does; leave it out"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
