@@ -50,6 +50,16 @@ LAYERS = {  # what the functions mean: the layers, each of (name, index) in orde
         [("scale", ...)],
     ],
 }
+CALLED = {  # how a monitor's rows name these layers
+    "module": ["attention.qkv", "(root)", "embedding", "norm"],
+    mixed: [
+        *[f"attention.qkv.weight[{i}:{i + 4}]" for i in (0, 4, 8)],
+        *[f"experts[{i}:{i + 1}]" for i in range(4)],
+        *[f"embedding.weight[{at}]" for at in (":, 0:1", "0:6, 1:4", "6:10, 1:4")],
+        "vectors",
+        "scale",
+    ],
+}
 SHARED = dict(lr=0.02, betas=(0.8, 0.99), eps=1e-6)
 
 

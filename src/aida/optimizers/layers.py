@@ -22,6 +22,8 @@ Box = tuple[tuple[int, int], ...]
 """First place, and the place after the last, in each dimension of a tensor."""
 LayersOf = str | Callable[[Any, Tensor], str | Sequence[Index] | None]
 """The argument `layers`: "tensor", "module", or a function (name, parameter) -> None, a key or slices."""
+ROOT = "(root)"
+"""The layer of parameters that the model itself has, where a module is a layer."""
 SAVED_LAYERS = "layers"
 """A saved group's key for what its layers are; live groups do not have it."""
 
@@ -149,7 +151,7 @@ class Layering:
                     'layers="module" needs the names of parameters: give model.named_parameters() in place '
                     "of model.parameters()"
                 )
-            return _Known(name, p.shape, (), name.rpartition(".")[0])
+            return _Known(name, p.shape, (), name.rpartition(".")[0] or ROOT)
         function: Any = self.layers
         try:
             found = function(name, p)
