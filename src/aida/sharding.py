@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 # A plain parameter -> the process groups that share its layer.
 ReduceGroups = Callable[[Tensor], Iterable[Any]]
-Sums = Iterable[tuple[Sequence[Tensor], Any]]  # parameters and their rows of sums
+Sums = Iterable[tuple[Sequence[Any], Any]]  # parameters, or parts of them that have a `param`, and their rows
 
 
 def active() -> bool:
@@ -56,7 +56,8 @@ def local(p: Tensor, g: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
             f"a parameter with placements {layout.placements} cannot be stepped: its value is a sum that no "
             "rank holds; redistribute it to Shard or Replicate placements before building the optimizer"
         )
-    for what, x in [("gradient", g), *(("moment", m) for m in moments if m.ndim)]:  # a pooled v has none
+    ours = [m for m in moments if is_dtensor(m) or m.shape == p.shape]  # a pooled v is the whole layer's
+    for what, x in [("gradient", g), *(("moment", m) for m in ours)]:
         mesh = getattr(x, "device_mesh", None)
         if mesh != layout.device_mesh or (what == "moment" and x.placements != layout.placements):  # type: ignore[attr-defined]
             raise RuntimeError(
@@ -73,6 +74,24 @@ def shard(x: Any) -> Tensor:
     """This rank's piece of a DTensor, waited for where it is still under way; a plain tensor itself."""
     piece = x.to_local() if is_dtensor(x) else x
     return piece.wait() if hasattr(piece, "wait") else piece
+
+
+def start(p: Tensor, piece: Tensor) -> tuple[int, ...]:
+    """Where this rank's piece of a parameter begins in it, in each dimension.
+
+    Raises RuntimeError where its elements are not one block of the whole.
+    """
+    if not is_dtensor(p) or p.shape == piece.shape:
+        return (0,) * p.dim()
+    if _any(p).device_mesh.get_coordinate() is None:
+        return (0,) * piece.dim()  # it has no element
+    blocks = _any(p).__create_chunk_list__()  # as torch.distributed.checkpoint asks for them
+    if len(blocks) != 1 or tuple(blocks[0].sizes) != tuple(piece.shape):
+        raise RuntimeError(
+            f"a parameter with placements {_any(p).placements} cannot be cut into slices: what a rank has of "
+            "it is not one block; leave it whole in `layers`, or shard it otherwise"
+        )
+    return tuple(blocks[0].offsets)
 
 
 def process_groups(p: Tensor, reduce_groups: ReduceGroups | None = None) -> list[Any]:
@@ -93,28 +112,30 @@ def process_groups(p: Tensor, reduce_groups: ReduceGroups | None = None) -> list
 class LayerReduction:
     """Turns sums over local shards into sums over whole layers, in place: one message per process group.
 
-    The table has a row for every parameter, with a gradient here or not, so that all ranks send messages of
-    one size; rows without a gradient are zero. Order and size depend on the parameters alone, of which each
-    stands once.
+    The table has a row for every parameter, or part of one, with a gradient here or not, so that all ranks
+    send messages of one size; rows without a gradient are zero. Order and size depend on these alone, of
+    which each stands once.
+    rows: the parameters and parts. width: numbers in a row.
     maximum: largest values in place of sums, and -inf in place of zero.
     """
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        rows: Iterable[Any],
         width: int,
         reduce_groups: ReduceGroups | None = None,
         maximum: bool = False,
     ) -> None:
         self.width, self.maximum = width, maximum
-        self.members: dict[Any, list[Tensor]] = {}
+        self.members: dict[Any, list[Any]] = {}
         known: dict[Any, list[Any]] = {}  # asking a mesh for its groups costs more than the rest
-        for p in params:
+        for row in rows:
+            p = _param(row)
             key = (id(_any(p).device_mesh), _any(p).placements) if is_dtensor(p) else p
             if key not in known:
                 known[key] = process_groups(p, reduce_groups)
             for group in known[key]:
-                self.members.setdefault(group, []).append(p)
+                self.members.setdefault(group, []).append(row)
 
     def refuse(self) -> None:
         """Tell the other ranks that this one refuses its step, in place of the sums that they wait for.
@@ -124,30 +145,32 @@ class LayerReduction:
         """
         self._send({}, refused=True)
 
-    def __call__(self, sums: Sums) -> None:
-        """sums: parameters and their rows, [L] or [L, width], as tensors or as writable NumPy arrays.
+    def __call__(self, sums: Sums) -> dict[Any, Tensor]:
+        """sums: parameters or parts with rows, [L] or [L, width], as tensors or as writable NumPy arrays.
 
-        Raises RuntimeError where another rank has refused its step.
+        Returns the rows of what has none here. Raises RuntimeError where another rank has refused its step.
         """
-        rows: dict[Tensor, Tensor] = {}
-        for params, part in sums:
+        rows: dict[Any, Tensor] = {}
+        for of_rows, part in sums:
             rows.update(
-                zip(params, torch.as_tensor(part).view(len(params), self.width).unbind(), strict=True)
+                zip(of_rows, torch.as_tensor(part).view(len(of_rows), self.width).unbind(), strict=True)
             )
+        here = len(rows)
         self._send(rows)
+        return dict(islice(rows.items(), here, None))
 
-    def _send(self, rows: dict[Tensor, Tensor], *, refused: bool = False) -> None:
+    def _send(self, rows: dict[Any, Tensor], *, refused: bool = False) -> None:
         empty = -torch.inf if self.maximum else 0.0
         refused_elsewhere = False
-        for group, params in self.members.items():
-            device = _device(params[0], group)
+        for group, members in self.members.items():
+            device = _device(members[0], group)
             if refused and device.type != "cpu":
                 continue
             dtype = torch.float32 if device.type == "mps" else torch.float64
-            for p in params:
-                if p not in rows:
-                    rows[p] = torch.full((self.width,), empty, dtype=dtype, device=device)
-            mine = [rows[p] for p in params]
+            for member in members:
+                if member not in rows:
+                    rows[member] = torch.full((self.width,), empty, dtype=dtype, device=device)
+            mine = [rows[member] for member in members]
             last = torch.full((self.width,), float(refused), dtype=dtype, device=device)
             table = torch.stack([*(row.to(device, dtype) for row in mine), last])
             dist.all_reduce(table, dist.ReduceOp.MAX if self.maximum else dist.ReduceOp.SUM, group=group)
@@ -160,8 +183,8 @@ class LayerReduction:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank that shares a layer with this one."""
-        for group, params in self.members.items():
-            votes = torch.tensor([float(flag)], device=_device(params[0], group))
+        for group, members in self.members.items():
+            votes = torch.tensor([float(flag)], device=_device(members[0], group))
             dist.all_reduce(votes, group=group)
             flag = bool(votes.item())
         return flag
@@ -184,30 +207,35 @@ class StepReductions:
     whichever gradients they have. As a context: after an error, the next message tells of the refusal.
     """
 
-    def __init__(self, with_gram: Sequence[Tensor], post: Sequence[Tensor], groups: ReduceGroups | None):
+    def __init__(
+        self, with_gram: Sequence[Any], post: Sequence[Any], groups: ReduceGroups | None, width: int = 4
+    ) -> None:
+        """with_gram, post: parameters and parts with sums of either kind. width: of a row of gram."""
         self._left = [
             (wave, kind, reduction)
-            for kind, width, params in (("gram", 4, with_gram), ("stepsizes", 2, post))
-            for wave, of_wave in enumerate(_waves(params))
+            for kind, width, rows in (("gram", width, with_gram), ("stepsizes", 2, post))
+            for wave, of_wave in enumerate(_waves(rows))
             if (reduction := LayerReduction(of_wave, width, groups)).members
         ]
         self._left.sort(key=lambda message: (-message[0], message[1]))
         self.first_wave = self._left[0][0] if self._left else 0
 
-    def gram(self, wave: int, sums: Sums) -> None:
-        """Make the wave's rows of gram those of whole layers, in place."""
-        self._send(wave, "gram", sums)
+    def gram(self, wave: int, sums: Sums) -> dict[Any, Tensor]:
+        """Make the wave's rows of gram those of whole layers, in place; returns rows of layers not given."""
+        return self._send(wave, "gram", sums)
 
-    def stepsizes(self, wave: int, sums: Sums) -> None:
-        """Make the wave's rows of stepsize_sum those of whole layers, in place."""
-        self._send(wave, "stepsizes", sums)
+    def stepsizes(self, wave: int, sums: Sums) -> dict[Any, Tensor]:
+        """Make the wave's rows of stepsize_sum those of whole layers, in place; as gram()."""
+        return self._send(wave, "stepsizes", sums)
 
-    def _send(self, wave: int, kind: str, sums: Sums) -> None:
-        if self._left and self._left[0][:2] == (wave, kind):
-            (_, _, reduction), *left = self._left
-            self._left = []  # an error of a message itself, such as another rank's refusal, is not passed on
-            reduction(sums)
-            self._left = left
+    def _send(self, wave: int, kind: str, sums: Sums) -> dict[Any, Tensor]:
+        if not (self._left and self._left[0][:2] == (wave, kind)):
+            return {}
+        (_, _, reduction), *left = self._left
+        self._left = []  # an error of a message itself, such as another rank's refusal, is not passed on
+        elsewhere = reduction(sums)
+        self._left = left
+        return elsewhere
 
     def __enter__(self) -> None:
         pass
@@ -217,13 +245,13 @@ class StepReductions:
             self._left[0][2].refuse()
 
 
-def _waves(params: Iterable[Tensor]) -> list[list[Tensor]]:
-    """For each wave, counted from 0, the parameters that stand more often than its number, in their order."""
-    waves: list[list[Tensor]] = []
-    for p, times in Counter(params).items():
+def _waves(rows: Iterable[Any]) -> list[list[Any]]:
+    """For each wave, counted from 0, the rows that stand more often than its number, in their order."""
+    waves: list[list[Any]] = []
+    for row, times in Counter(rows).items():
         waves += [[] for _ in range(times - len(waves))]
         for wave in waves[:times]:
-            wave.append(p)
+            wave.append(row)
     return waves
 
 
@@ -254,14 +282,20 @@ class WholeLayers:
         groups: Sequence[Mapping[str, Any]],
         with_gram: Sequence[Mapping[str, Any]],
         reduce_groups: ReduceGroups | None,
+        rows_of: Callable[[Tensor], Sequence[Any]],
+        width: int,
     ) -> StepReductions:
-        """The messages of a step of these groups: every rank sends them, with a gradient or without."""
+        """The messages of a step of these groups: every rank sends them, with a gradient or without.
+
+        rows_of: what of a parameter has a row of sums: itself, or its parts. width: of a row of gram.
+        """
         if reduce_groups:
             plain = [p for p in _params(groups) if not is_dtensor(p)]
             if any(p not in self.numel for p in plain):
                 self.numel = whole_numel(plain, reduce_groups)
         post = [group for group in groups if group.get("layerwise") == "post"]
-        return StepReductions(_params(with_gram), _params(post), reduce_groups)
+        rows, post_rows = ([row for p in _params(part) for row in rows_of(p)] for part in (with_gram, post))
+        return StepReductions(rows, post_rows, reduce_groups, width)
 
 
 def _params(groups: Iterable[Mapping[str, Any]]) -> list[Tensor]:
@@ -356,7 +390,12 @@ def _layout(x: Any) -> str:
     return f"placements {x.placements} of {x.device_mesh}" if is_dtensor(x) else "a plain tensor"
 
 
-def _device(p: Tensor, group: Any) -> torch.device:
-    """p's device where the group can send from it, else the group's: offloaded shards, with NCCL alone."""
+def _param(row: Any) -> Tensor:
+    return row if isinstance(row, Tensor) else row.param
+
+
+def _device(row: Any, group: Any) -> torch.device:
+    """Its device where the group can send from it, else the group's: offloaded shards, with NCCL alone."""
+    device = _param(row).device
     kinds = [device.type for device in group._device_types]
-    return p.device if p.device.type in kinds else torch.device(kinds[0])
+    return device if device.type in kinds else torch.device(kinds[0])

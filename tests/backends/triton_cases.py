@@ -261,6 +261,11 @@ def trained(cls, foreach=None, **options):
     return [p.detach() for p in params] + [x for s in optimizer.state.values() for x in s.values()]
 
 
+ROWS = lambda name, p: [slice(0, 3), slice(3, 7)] if p.dim() else None  # noqa: E731
+COLUMNS = lambda name, p: [(..., slice(0, 1)), (..., slice(1, 3))] if p.dim() else None  # noqa: E731
+TOGETHER = lambda name, p: "all"  # noqa: E731
+
+
 @pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize(
     ("cls", "options"),
@@ -271,6 +276,11 @@ def trained(cls, foreach=None, **options):
         (aida.LAdam, dict(layerwise="post", maximize=True)),
         (Damped, dict(power=0.5)),
         (Mixing, dict(capturable=True)),
+        (aida.Aida, dict(layers=ROWS, capturable=True)),
+        (aida.LAida, dict(layers=COLUMNS)),
+        (aida.LAdam, dict(layers=TOGETHER, layerwise="post")),
+        (aida.LAida, dict(layers=TOGETHER)),
+        (Mixing, dict(layers=TOGETHER)),
     ],
 )
 def test_whole_steps_are_those_of_eager(cls, options):

@@ -40,6 +40,23 @@ OPTIONS = {
     "K": st.integers(0, 3),
     "backend": st.sampled_from(list(BACKENDS.values())),
 }
+
+
+def rows(name, p):
+    """Slices that are contiguous where p is."""
+    return [slice(0, 1), slice(1, None)] if p.dim() and len(p) > 1 else None
+
+
+def columns(name, p):
+    """And slices that are not."""
+    return [(..., slice(0, 2)), (..., slice(2, None))] if p.dim() and p.shape[-1] > 2 and p.numel() else None
+
+
+def together(name, p):
+    """Layers of several tensors, beside slices and tensors as they are."""
+    return rows(name, p) if p.dim() == 4 else f"of {p.dim()} dimensions" if p.dim() < 3 else None
+
+
 choices = st.sampled_from(sorted(OPTIONS)).flatmap(lambda name: st.tuples(st.just(name), OPTIONS[name]))
 
 
@@ -53,14 +70,14 @@ class Twins(RuleBasedStateMachine):
     cls = OWN  # both set by the test
     arguments = {}  # noqa: RUF012
 
-    @initialize(option=choices, seed=numbers)
-    def begin(self, option, seed):
+    @initialize(option=choices, seed=numbers, layers=st.sampled_from(["tensor", rows, columns, together]))
+    def begin(self, option, seed, layers):
         self.seed = seed
         self.twins = []
         for _ in range(2):
             params = [Parameter(normal(shape, i)) for i, shape in enumerate(SHAPES[:3])]
             groups = [{"params": params[:2]}, {"params": params[2:]}]
-            self.twins.append(self.cls(groups, **self.arguments))
+            self.twins.append(self.cls(groups, layers=layers, **self.arguments))
         self.gradients(255)
         self.step()
 

@@ -35,7 +35,7 @@ class Layers:
     """L layers of one device and type, as plain real tensors; lists of equal length.
 
     p, g and m of a layer have one shape; v too, or is 0-dim ("pre"). apply() alone writes, to p, m and v.
-    numel: elements of each *whole* layer, of which p may be a shard.
+    numel: elements of each *whole* layer, of which p may be a shard; 1 where the caller has divided by them.
     """
 
     p: list[Tensor]

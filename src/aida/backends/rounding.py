@@ -9,6 +9,8 @@ All integers are unsigned, of 32 bits, and wrap; `>>` shifts zeros in; constants
     round(x, bits): the float32 x as an integer, + bits, >> 16, as a bfloat16; nan becomes 0x7fc0
 So E[round(x)] = x, what bfloat16 can hold stays as it is, and inf comes only from above its largest number.
 Only what is stored is rounded: the step's own u and p come from the unrounded m and v.
+A slice of m that is a layer by itself counts its elements on from those of m's earlier slices, so that an
+element has one word, and no two the same: its key is after(key, their number).
 mix with one multiplication fails tests of pairs of elements. In a loop i*WEYL is one addition.
 A float64 x is first rounded to the nearest float32. Source of mix: github.com/skeeto/hash-prospector.
 """
@@ -46,6 +48,11 @@ def layer_key(seed: int, layer: Integer) -> Integer:
 def step_key(x: Integer) -> Integer:
     """The key of a layer in step t, from x = layer_key(seed, layer) + t."""
     return mix(x & MASK)
+
+
+def after(key: Integer, i: Integer) -> Integer:
+    """The key by which element 0 has the word that `key` gives element i."""
+    return (key + i * WEYL) & MASK
 
 
 def words(m: Tensor, key: int | Tensor) -> Tensor:

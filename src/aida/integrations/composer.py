@@ -37,7 +37,7 @@ class Reporting:
             return optimizer_metrics
         define: Any = definition_for(self)
         d = define(self, group, state)
-        p, _, d = local_layer(param, None, d)
+        p, _, d = local_layer(param, param, None, d)
         if not p.numel():
             return optimizer_metrics
         sums, extremes = (x.tolist() for x in layer_sums(p, None, d))

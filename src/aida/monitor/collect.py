@@ -1,4 +1,8 @@
-"""From an optimizer to rows: every layer's sums, over shards too, brought to the host without a wait."""
+"""From an optimizer to rows: every layer's sums, over shards too, brought to the host without a wait.
+
+What is measured on a device is a tensor, or a slice of one. A layer is one of these, or several tensors,
+whose sums are added on the host.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -19,7 +24,7 @@ from ..optimizers.rule import coefficients
 from . import measures
 from .definitions import Definition, definition_for, stepped, unknown
 from .layer_sums import BINS, EXTREMES, SUMS, as_real, histogram_top, layer_sums, sums_dtype
-from .names import named_parameters, unwrapped
+from .names import named_layers, unwrapped
 from .schema import Row
 
 Select = Callable[[str, Tensor], bool]
@@ -27,12 +32,13 @@ Select = Callable[[str, Tensor], bool]
 FAILED = object()
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """What the host has to know of a layer beside its sums."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Part:
+    """What the host has to know of a layer, or of a tensor of one, beside its sums."""
 
     number: int
     name: str
+    part: Any  # what is of it: the parameter, or a Slice of it
     parameter: Tensor
     cap: float | None
     rule: Any
@@ -42,17 +48,62 @@ class Layer:
     decay: float
     batch: Any  # what tells the layers apart whose rule is called at once
 
-    def products(self, sums: Any, extremes: Any) -> measures.Sums:
-        s = dict(zip(SUMS, sums[: len(SUMS)].tolist(), strict=True))
-        s |= dict(zip(EXTREMES, extremes.tolist(), strict=True))
-        return measures.products(s, self.pooled, self.decay)
-
-    def row(self, s: measures.Sums, counts: Any, coefficients: tuple[float, float] | None) -> Row:
+    def row(
+        self, s: measures.Sums, counts: Any, has_g: bool, coefficients: tuple[float, float] | None
+    ) -> Row:
         numel = int(s["n"]) // (2 if self.parameter.is_complex() else 1)
         about = {"kind": "stepsize", "step": int(s["step"]), "layer": self.number,
                  "parameter": self.name, "numel": numel}  # fmt: skip
         of_u = measures.stepsizes(s, counts, histogram_top(self.cap), self.cap, self.pooled)
-        return about | of_u | measures.directions(s, self.has_g, self.has_m, coefficients)
+        return about | of_u | measures.directions(s, has_g, self.has_m, coefficients)
+
+
+class Measured:
+    """A layer's sums, of all its parts, on the host."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self._sums: list[Any] = []
+        self._extremes: list[Any] = []
+
+    def add(self, part: Part, sums: Any, extremes: Any) -> None:
+        self.parts.append(part)
+        self._sums.append(sums)
+        self._extremes.append(extremes)
+
+    @property
+    def in_step(self) -> list[Part]:
+        """The parts that have a gradient, and so are in the sums of the step; all where none has one."""
+        return [part for part in self.parts if part.has_g] or self.parts
+
+    def sums(self) -> measures.Sums:
+        """What the step of the layer summed, and what its stepsizes are."""
+        named = [dict(zip(SUMS, x[: len(SUMS)].tolist(), strict=True)) for x in self._sums]
+        own = [dict(zip(EXTREMES, x.tolist(), strict=True)) for x in self._extremes]
+        in_step = self.in_step
+        whole = {key: sum(s[key] for s in named) for key in SUMS}
+        for key in ("moved", "u_moved"):
+            whole[key] = sum(s[key] for part, s in zip(self.parts, named, strict=True) if part in in_step)
+        of_u = {key: whole[key] for key in ("n", "u", "moved", "u_moved")}
+        exact = {
+            part: measures.products({**s, **of_u, **extremes}, part.pooled, part.decay)
+            for part, s, extremes in zip(self.parts, named, own, strict=True)
+        }
+        of_step = {key: sum(exact[part][key] for part in in_step) for key in (*GRAM, "updates")}
+        return whole | {key: max(x[key] for x in own) for key in EXTREMES} | of_step
+
+    def row(self, s: measures.Sums, coefficients: tuple[float, float] | None) -> Row:
+        """Raises ValueError where it cannot be told."""
+        first = self.parts[0]
+        if any(x[0] != x[0] for x in self._sums):
+            raise ValueError("another rank could not measure its piece")
+        if len({(part.cap, part.pooled, part.has_m) for part in self.parts}) > 1:
+            raise ValueError(
+                "its tensors are in groups with other eps, betas or layerwise, or have not been stepped as "
+                "often, so that their stepsizes have different caps"
+            )
+        counts = np.sum([x[len(SUMS) :] for x in self._sums], 0).round().astype("int64")
+        return first.row(s, counts, self.in_step[0].has_g, coefficients)
 
 
 class Pending:
@@ -62,9 +113,9 @@ class Pending:
     """
 
     def __init__(
-        self, layers: list[Layer], sums: list[Tensor], extremes: list[Tensor], failed: dict[str, Exception]
+        self, parts: list[Part], sums: list[Tensor], extremes: list[Tensor], failed: dict[str, Exception]
     ) -> None:
-        self.layers, self.failed, self.stepped = layers, failed, True
+        self.parts, self.failed, self.stepped = parts, failed, True
         self.events: dict[torch.device, Any] = {}
         tables: dict[torch.device, list[int]] = {}
         for i, x in enumerate(sums):
@@ -94,44 +145,45 @@ class Pending:
         arrays = {device: [x.double().numpy() for x in table] for device, table in self.tables.items()}
         found = {i: (arrays[device][0][j], arrays[device][1][j]) for i, device, j in self.places}
         rows: list[Row] = []
-        measured: dict[int, measures.Sums] = {}
-        for i, layer in enumerate(self.layers):
+        layers: dict[int, Measured] = {}
+        for i, part in enumerate(self.parts):
             sums, extremes = found[i]
             if extremes[-1] == 0:  # its counter is on the device: the state was made before the first step
                 continue
-            measured[i] = layer.products(sums, extremes)
-        self.stepped = bool(measured) or not self.layers
-        coefficients = self._coefficients(measured)
-        for i, s in measured.items():
-            layer, sums = self.layers[i], found[i][0]
+            if part.name not in self.failed:
+                layers.setdefault(part.number, Measured()).add(part, sums, extremes)
+        self.stepped = bool(layers) or not self.parts
+        products = {number: layer.sums() for number, layer in layers.items()}
+        coefficients = self._coefficients(layers, products)
+        for number, layer in layers.items():
             try:
-                if sums[0] != sums[0]:
-                    raise ValueError("another rank could not measure its piece")
-                if isinstance(of_layer := coefficients.get(i), Exception):
-                    raise of_layer
-                rows.append(layer.row(s, sums[len(SUMS) :].round().astype("int64"), of_layer))
+                if isinstance(pair := coefficients.get(number), Exception):
+                    raise pair
+                rows.append(layer.row(products[number], pair))
             except Exception as error:
-                self.failed[layer.name] = error
+                self.failed[layer.parts[0].name] = error
         return rows
 
-    def _coefficients(self, measured: dict[int, measures.Sums]) -> dict[int, Any]:
+    def _coefficients(
+        self, layers: dict[int, Measured], products: dict[int, measures.Sums]
+    ) -> dict[int, Any]:
         """(alpha, beta) of each layer with a gradient and a rule, which is called as a step calls it."""
-        batches: dict[Any, list[int]] = {}
-        for i in measured:
-            layer = self.layers[i]
-            if layer.has_g and layer.has_m and layer.rule is not None:
-                batches.setdefault(layer.batch, []).append(i)
+        batches: dict[Any, dict[int, Part]] = {}
+        for number, layer in layers.items():
+            for part in layer.in_step:
+                if part.has_g and part.has_m and part.rule is not None:
+                    batches.setdefault(part.batch, {})[number] = part
         known: dict[int, Any] = {}
         for of_batch in batches.values():
-            table = [[float(measured[i][name]) for name in GRAM] for i in of_batch]
+            table = [[float(products[number][name]) for name in GRAM] for number in of_batch]
             try:
-                pair = coefficients(
-                    self.layers[of_batch[0]].rule, torch.tensor(table, dtype=torch.float64, device="cpu")
-                )
+                rule = next(iter(of_batch.values())).rule
+                pair = coefficients(rule, torch.tensor(table, dtype=torch.float64, device="cpu"))
                 columns = [torch.as_tensor(c, dtype=torch.float64).expand(len(table)).tolist() for c in pair]
-                known |= dict(zip(of_batch, zip(*columns, strict=True), strict=True))
+                found: dict[int, Any] = dict(zip(of_batch, zip(*columns, strict=True), strict=True))
             except Exception as error:
-                known |= dict.fromkeys(of_batch, error)
+                found = dict.fromkeys(of_batch, error)
+            known = {**found, **known}
         return known
 
 
@@ -144,80 +196,100 @@ def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select 
     """
     define = definition_for(optimizer)
     failed: dict[str, Exception] = {}
-    broken: list[Tensor] = []
+    broken: list[Any] = []
 
-    def tried(function: Callable[[], Any], name: str, p: Tensor) -> Any:
+    def tried(function: Callable[[], Any], name: str, part: Any) -> Any:
         try:
             return function()
         except Exception as error:
             failed[name] = error
-            broken.append(p)
+            broken.append(part)
             return FAILED
 
-    named = [
-        (name, p, group)
-        for name, p, group in (named_parameters(optimizer, model) if define else ())
-        if select is None or tried(partial(select, name, p), name, p)
-    ]
-    layers, all_sums, all_extremes = [], [], []
-    for number, (name, p, group) in enumerate(named, 1):
+    named: list[Any] = []
+    numbers: dict[int, int] = {}  # of the layers that are measured, by their number among all
+    for number, name, part, p, group in named_layers(optimizer, model) if define else ():
+        if number not in numbers:
+            chosen = select is None or tried(partial(select, name, p), name, part)
+            numbers[number] = max(numbers.values(), default=0) + 1 if chosen else 0
+        if numbers[number]:
+            named.append((numbers[number], name, part, p, group))
+    parts, all_sums, all_extremes = [], [], []
+    for number, name, part, p, group in named:
         state = optimizer.state.get(p)
         if name in failed or not state or not define:
             continue
-        given = optimizer, define, number, name, p, group, state, select is None
-        found = tried(partial(_measure, *given), name, p)
+        given = optimizer, define, number, name, part, p, group, state, select is None
+        found = tried(partial(_measure, *given), name, part)
         if found is FAILED or found is None:
             continue
-        layer, sums, extremes = found
-        layers.append(layer)
+        measured, sums, extremes = found
+        parts.append(measured)
         all_sums.append(sums)
         all_extremes.append(extremes)
     if sharding.active():
-        _reduce([p for _, p, _ in named], layers, all_sums, all_extremes, broken, optimizer)
-    return Pending(layers, all_sums, all_extremes, failed)
+        _reduce([part for _, _, part, _, _ in named], parts, all_sums, all_extremes, broken, optimizer)
+    return Pending(parts, all_sums, all_extremes, failed)
 
 
 def _measure(
-    optimizer: Optimizer, define: Any, number: int, name: str, p: Tensor, group: Any, state: Any, every: bool
-) -> tuple[Layer, Tensor, Tensor] | None:
-    """What is said of a layer, and its sums; None where there is nothing yet. every: all are measured."""
+    optimizer: Optimizer,
+    define: Any,
+    number: int,
+    name: str,
+    part: Any,
+    p: Tensor,
+    group: Any,
+    state: Any,
+    every: bool,
+) -> tuple[Part, Tensor, Tensor] | None:
+    """What is said of a part, and its sums; None where there is nothing yet. every: all are measured."""
     if not p.numel() or not stepped(group, state):
         return None
     d = define(optimizer, group, state)
+    if part is not p and group.get("layerwise") == "pre":
+        d = replace(d, v=d.v[part.number])
     g = p.grad if p.grad is not None and p.grad.layout is torch.strided else None
     g = None if isinstance(g, FreedGradient) else g
     # A rule that mixes layers has to see all of them; of some, its coefficients would be others.
     rule = None if getattr(d.rule, "mixes_layers", False) and not every else d.rule
     batch = (id(group), p.device, p.dtype)
     has = g is not None, d.m is not None
-    layer = Layer(number, name, p, d.cap, rule, d.pooled, *has, d.weight_decay, batch)
-    return layer, *layer_sums(*local_layer(p, g, d))
+    measured = Part(number, name, part, p, d.cap, rule, d.pooled, *has, d.weight_decay, batch)
+    return measured, *layer_sums(*local_layer(part, p, g, d))
 
 
-def local_layer(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tensor | None, Definition]:
-    """This rank's plain tensors, complex ones as reals."""
+def local_layer(
+    part: Any, p: Tensor, g: Tensor | None, d: Definition
+) -> tuple[Tensor, Tensor | None, Definition]:
+    """This rank's plain tensors, of a slice its own, complex ones as reals."""
     names = [k for k in ("v", "m", "less", "buffer") if getattr(d, k) is not None]
-    tensors = sharding.local(p, p if g is None else g, *(getattr(d, k) for k in names))
+    tensors: Any = sharding.local(p, p if g is None else g, *(getattr(d, k) for k in names))
+    if part is not p:
+        here = tensors[0]
+        at = part.index(sharding.start(p, here), here.shape)
+        tensors = [x[at] if x.shape == here.shape else x for x in tensors]
     p, g_, *moments = map(as_real, tensors)
     return p, None if g is None else g_, replace(d, **dict(zip(names, moments, strict=True)))
 
 
 def _reduce(
-    params: list[Tensor],
-    layers: list[Layer],
+    rows: list[Any],
+    parts: list[Part],
     sums: list[Tensor],
     extremes: list[Tensor],
-    broken: list[Tensor],
+    broken: list[Any],
     optimizer: Any,
 ) -> None:
     groups = getattr(optimizer, "reduce_groups", None)
-    for rows, width, maximum in ((sums, len(SUMS) + BINS, False), (extremes, len(EXTREMES), True)):
-        own = [([layer.parameter], row) for layer, row in zip(layers, rows, strict=True)]
-        own += [([p], _nothing(p, width)) for p in broken]
-        sharding.LayerReduction(params, width, groups, maximum)(own)
+    for tables, width, maximum in ((sums, len(SUMS) + BINS, False), (extremes, len(EXTREMES), True)):
+        own = [([part.part], row) for part, row in zip(parts, tables, strict=True)]
+        own += [([part], _nothing(part, width)) for part in broken]
+        sharding.LayerReduction(rows, width, groups, maximum)(own)
 
 
-def _nothing(p: Tensor, width: int) -> Tensor:
+def _nothing(part: Any, width: int) -> Tensor:
+    p = part if isinstance(part, Tensor) else part.param
     device = torch.device("cpu") if p.is_meta else p.device
     return torch.full((width,), torch.nan, dtype=sums_dtype(device), device=device)
 

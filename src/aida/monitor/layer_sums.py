@@ -59,7 +59,7 @@ def layer_sums(p: Tensor, g: Tensor | None, d: Definition) -> tuple[Tensor, Tens
         off = u - first
         capped = zero if d.cap is None else torch.count_nonzero(short >= AT_CAP * d.cap)
         products = _products(p_.to(dtype), g_, m, u, buffer, d)
-        moved = v_ != 0 if d.pooled and v_ is not None else torch.zeros_like(u)
+        moved = (d.v if v_ is None else v_).expand(u.shape) != 0 if d.pooled else torch.zeros_like(u)
         products += [moved.sum(dtype=dtype), _dot(moved.to(dtype), u)]
         total[:-BINS] += torch.stack([zero + u.numel(), off.sum(), _dot(off, off), capped, *products])
         total[-BINS:] += _histogram(short, d.cap)

@@ -72,6 +72,23 @@ def _without(name: str, cuts: list[tuple[str, str]]) -> str:
     return name
 
 
+def named_layers(
+    optimizer: Optimizer, model: nn.Module | None
+) -> Iterator[tuple[int, str, Any, Tensor, dict[str, Any]]]:
+    """(layer's number from 1, its name, what is of it, parameter, group), for each parameter or Slice.
+
+    A layer of several tensors stands as often as it has tensors.
+    """
+    layering = getattr(optimizer, "layering", None)
+    numbers: dict[Any, int] = {}
+    for name, p, group in named_parameters(optimizer, model):
+        key = layering.named_key(p) if layering is not None else None
+        for part in layering.rows(p) if layering is not None else (p,):
+            own = name if part is p else f"{name}{part}"
+            number = numbers.setdefault((own,) if key is None else key, len(numbers) + 1)
+            yield number, key or own, part, p, group
+
+
 def named_parameters(
     optimizer: Optimizer, model: nn.Module | None
 ) -> Iterator[tuple[str, Tensor, dict[str, Any]]]:

@@ -12,10 +12,12 @@ from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from typing_extensions import Unpack
 
 from .. import sharding
+from ..backends.contract import SUMS
 from .checkpoint import Checkpointed
 from .define import show_arguments
 from .foreign import MEMBERS_OWN
 from .layer_batch import GroupPart, some_layers, whole_groups
+from .layers import Layering, LayersOf
 from .names import check_arguments, warn_of_keys
 from .options import Options
 from .shown import with_caps
@@ -26,7 +28,8 @@ from .validate import check_group, warn_where_eps_underflows
 class Layerwise(Checkpointed):
     """The base of every optimizer of the family, and of your own: a subclass gives a rule of a few lines.
 
-    For each layer, which is one parameter tensor p with its gradient g and momentum m:
+    For each layer, which is one parameter tensor p (unless `layers` says otherwise) with its gradient g and
+    momentum m:
 
         m <- b1*m + (1-b1)*g
         r  = beta*m - alpha*g,   (alpha, beta) = rule(gg, gm, mm, ...)
@@ -83,8 +86,17 @@ class Layerwise(Checkpointed):
         reduce_groups: for engines that give a rank a plain piece of a layer, a function from a parameter to
             the process groups that share it, such as `fsdp_groups(model)`. DTensors need none. It is an
             attribute and not in param_groups, since a checkpoint cannot hold a function. Default: None.
+        layers: what a layer is (docs/guide/layers.md). "tensor": each parameter tensor, as in the paper;
+            "module": all tensors that a module has itself, such as weight and bias, which needs named
+            parameters; or a function of a parameter's name (None without one) and the parameter, which
+            returns None (a layer of its own), a string (that of the layer that it shares with others), or a
+            list of slices, each a layer: integers, slice(start, stop) or tuples of these, as one would index
+            the parameter, with each element in exactly one. It is called when parameters are added or
+            replaced, and must say the same on every rank. It is an attribute as reduce_groups is; a state
+            dict says what the layers were, and other ones refuse it. Default: "tensor".
 
-    State of a parameter: `step` (0-dim), `exp_avg` m, `exp_avg_var` v (without eps; 0-dim for "pre"). Both
+    State of a parameter: `step` (0-dim), `exp_avg` m, `exp_avg_var` v (without eps; 0-dim for "pre", or one
+    number for each of its slices; each tensor of a shared layer has its own copy). Both
     moments of float16 and bfloat16 parameters are float32. `p.grad` is never written.
 
     Raises ValueError, TypeError or RuntimeError for an argument that cannot be used, before parameters are
@@ -116,9 +128,11 @@ class Layerwise(Checkpointed):
         weight_decay: float = 0.0,
         *,
         reduce_groups: sharding.ReduceGroups | None = None,
+        layers: LayersOf = "tensor",
         **options: Unpack[Options],
     ) -> None:
         self.reduce_groups = reduce_groups
+        self.layering = Layering(layers)
         self.released_by = None
         self._whole = sharding.WholeLayers()
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
@@ -152,12 +166,22 @@ class Layerwise(Checkpointed):
         if not isinstance(param_group, dict):
             return super().add_param_group(param_group)  # which raises
         where = f"parameter group {len(self.param_groups)} of {type(self).__name__}"
+        if "layers" in param_group:
+            raise ValueError(
+                f"{where} has `layers`, which is one argument of the whole optimizer, since a layer may have "
+                "tensors of several groups: give a function of (name, parameter) that says it of each"
+            )
         warn_of_keys(where, param_group, self.defaults, MEMBERS_OWN)
         plain = {k: v for k, v in {**self.defaults, **param_group}.items() if k != "params"}
         check_group(plain, self.hyperparameters)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group.update(plain)
+        try:
+            self.layering.update(self.param_groups)
+        except BaseException:
+            self.param_groups.pop()
+            raise
         self._whole.add_group(group["params"])
         if getattr(self, "released_by", None) is not None:
             self.released_by.watch()
@@ -208,6 +232,8 @@ class Layerwise(Checkpointed):
 
     def _step(self, parts: Iterable[GroupPart], sharded: bool = False) -> None:
         """layer_batch -> prepare_step -> run: everything is checked before anything is written."""
+        if not self.layering.is_plain and not torch.compiler.is_compiling():
+            self.layering.update(self.param_groups)
         reductions = self._reductions() if sharded else None
         scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
         in_use = nullcontext() if torch.compiler.is_compiling() else self._layers.in_use(self.param_groups)
@@ -218,11 +244,14 @@ class Layerwise(Checkpointed):
                 rule = self._kept_rule(part.group)
                 batches = self._layers.find(part, group, self.state, callable(rule), self.reduce_groups)
                 steps += prepare_step(batches, group, rule=rule, eps_outside=self.eps_outside, **scaling)
-            run(steps, self.state, reductions)
+            run(steps, self.state, reductions, self.layering if self.layering.shares else None)
 
     def _reductions(self) -> sharding.StepReductions:
         with_gram = [group for group in self.param_groups if needs_gram(self.rule_of(group), group)]
-        return self._whole.reductions(self.param_groups, with_gram, self.reduce_groups)
+        width = len(SUMS) + self.layering.shares  # with the number of elements, see shared_layers.py
+        return self._whole.reductions(
+            self.param_groups, with_gram, self.reduce_groups, self.layering.rows, width
+        )
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

@@ -9,7 +9,8 @@ from torch.optim.optimizer import Optimizer
 
 from .. import sharding
 from .foreign import SAVED_BY, check_is_mapping, check_keys, member_name
-from .layer_batch import LayerCache
+from .layer_cache import LayerCache
+from .layers import SAVED_LAYERS, Layering
 from .member import Member
 from .process_lock import ProcessLock
 from .state import complete_groups, is_state_init_step, renew_counters, restore_types
@@ -19,12 +20,14 @@ class Checkpointed(Member):
     """An optimizer whose state dict says which member saved it, and whose moments keep their types."""
 
     reduce_groups: sharding.ReduceGroups | None
+    layering: Layering
+    """What the layers of the groups' parameters are."""
     released_by: Any
     """The handle of release_gradients, which steps in place of step()."""
 
     def _begin_anew(self) -> None:
         """Forget what earlier steps have found: nothing of it holds for a state that was loaded."""
-        self._layers = LayerCache(self._whole, type(self).__name__, self.hyperparameters)
+        self._layers = LayerCache(self._whole, type(self).__name__, self.hyperparameters, self.layering)
         self._rules = {}
         self._lock = ProcessLock()
         self._fresh = not self.state  # never stepped or loaded
@@ -34,18 +37,22 @@ class Checkpointed(Member):
         if torch.compiler.is_compiling():
             return False
         self._fresh = False
-        return is_state_init_step(self.param_groups, self.state, self.reduce_groups)
+        return is_state_init_step(self.param_groups, self.state, self.reduce_groups, self.layering)
 
     def __getstate__(self) -> dict[str, Any]:
         shapes = self._whole.shapes
-        return {**super().__getstate__(), "reduce_groups": self.reduce_groups, "_shapes": shapes}
+        kept = {"reduce_groups": self.reduce_groups, "layers": self.layering.layers, "_shapes": shapes}
+        return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Raises ValueError for another optimizer's state and for values that no group may have."""
         defaults = state.get("defaults") or self.defaults
-        complete_groups(type(self), self.hyperparameters, defaults, state)
-        shapes = state.pop("_shapes", None)
+        layers, shapes = state.pop("layers", "tensor"), state.pop("_shapes", None)
+        layering = self.__dict__.get("layering") or Layering(layers)
+        layering.update(state["param_groups"])
+        complete_groups(type(self), self.hyperparameters, defaults, state, layering)
         super().__setstate__(state)
+        self.layering = layering
         # A load leaves it to release_gradients' handle who steps; a copy has no handle.
         if "_whole" not in self.__dict__:
             groups = (group["params"] for group in self.param_groups)
@@ -59,11 +66,14 @@ class Checkpointed(Member):
         """As torch's; each group says in `saved_by` which member saved it, so that no other loads it.
 
         A subclass without a rule of its own saves and loads as the member that it extends. States of versions
-        that did not write the key load too, and so does one from which it is removed (a renamed class).
+        that did not write the key load too, and so does one from which it is removed (a renamed class). Where
+        `layers` is not "tensor", `layers` says in the same way what they are.
         """
         saved = super().state_dict()
-        for group in saved["param_groups"]:
+        for group, live in zip(saved["param_groups"], self.param_groups, strict=True):
             group[SAVED_BY] = member_name(type(self))
+            if not self.layering.is_plain:
+                group[SAVED_LAYERS] = self.layering.described(live["params"])
         return saved
 
     @torch.inference_mode(False)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .layer_checks import of_other_layers
+from .layers import SAVED_LAYERS, Layering
 from .sources import OURS, saver
 
 MEMBERS_OWN = ("K", "xi", "layerwise")  # arguments that tell members of the family apart
@@ -43,11 +45,15 @@ def check_keys(wanted: str, given: Mapping[str, Any]) -> None:
 
 
 def check_source(
-    cls: type, defaults: Mapping[str, Any], groups: Iterable[Mapping[str, Any]], states: Mapping[Tensor, Any]
+    cls: type,
+    defaults: Mapping[str, Any],
+    groups: Iterable[Mapping[str, Any]],
+    states: Mapping[Tensor, Any],
+    layering: Layering,
 ) -> None:
     """Raise ValueError where saved groups and their parameters' states are not those of this class.
 
-    defaults: its arguments, of which older groups of its own may lack any.
+    defaults: its arguments, of which older groups of its own may lack any. layering: its layers.
     """
     who, member = cls.__name__, member_name(cls)
     ours = {*MEMBERS_OWN} & {*defaults}
@@ -60,12 +66,27 @@ def check_source(
         if OURS in group and (theirs := _difference({*MEMBERS_OWN} & {*group}, ours)):
             raise _refusal(who, f"an optimizer {theirs}", "its v is that of another rule")
         for p, state in saved:
-            _check_form(who, p, state["exp_avg_var"], group.get("layerwise", defaults.get("layerwise")))
+            layerwise = group.get("layerwise", defaults.get("layerwise"))
+            _check_form(who, p, state["exp_avg_var"], layerwise, len(layering.slices(p)))
+        _check_layers(who, group.get(SAVED_LAYERS), layering.described(group["params"]))
 
 
-def _check_form(who: str, p: Tensor, v: Any, layerwise: str | None) -> None:
+def _check_layers(who: str, saved: Any, ours: str) -> None:
+    if saved not in (None, ours):
+        raise ValueError(
+            f"this state was saved with layers={saved!r}, and this {who} has layers={ours!r}: give it the "
+            f"same `layers`, or remove {SAVED_LAYERS!r} from the state's groups to go on with other layers"
+        )
+
+
+def _check_form(who: str, p: Tensor, v: Any, layerwise: str | None, slices: int) -> None:
     dims = getattr(v, "ndim", 0)
-    if layerwise == "pre" and dims > 0:
+    if layerwise == "pre" and isinstance(v, Tensor) and (why := of_other_layers(p, v, slices)):
+        raise ValueError(
+            f"exp_avg_var of a parameter of shape {tuple(p.shape)} {why}: give {who} the `layers` that the "
+            "state was saved with, or load the model alone and let a new optimizer begin with empty moments"
+        )
+    if layerwise == "pre" and dims > (slices > 0):
         why = f"its v has the shape {tuple(v.shape)}, where layerwise='pre' keeps one number per layer"
         raise _refusal(who, "a member with v for each weight", why)
     if layerwise != "pre" and dims == 0 and p.dim() > 0:

@@ -1,23 +1,9 @@
-"""From a parameter group to the layers of a step: the one cache, and all that it depends on.
-
-A LayerBatch is made by `gather`, which checks everything, and serves later steps for as long as nothing of
-what it depends on has changed:
-    the group's parameters, which of them have a gradient, and the group's options that choose the backend or
-    the form of the state, and whether inference mode is on;
-    the three state tensors of each layer;
-    type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, the
-    addresses of all but gradients and counters (backends/tensors.py), and whether one is a negated view.
-`LayerCache.find` compares all of this at every step. What it cannot compare is gathered at every step:
-DTensors and other tensor subclasses, complex parameters, pieces of layers of which only reduce_groups knows.
-"""
+"""From a parameter group to the layers of a step, with their states, all of it checked."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,17 +11,13 @@ import torch
 from torch import Tensor
 
 from .. import sharding
-from ..backends import tensors as memory
 from ..backends.contract import Backend, Layers
 from ..backends.dispatch import choose
+from ..backends.upload import upload
 from .layer_checks import MOMENTS, check_layer, check_layout
+from .layers import Layering, Slice
 from .state import new_state
-from .validate import Checked, check_group
 from .waves import Worked, waves_of
-
-MAX_LAYOUTS = 256  # kept at most, where layers are stepped in many combinations
-CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
-_m, _v, _step = map(itemgetter, (*MOMENTS, "step"))
 
 
 class GroupPart(NamedTuple):
@@ -67,8 +49,20 @@ def some_layers(layers: Iterable[tuple[int, int, Tensor]]) -> list[GroupPart]:
 
 
 @dataclass(slots=True)
+class Cut:
+    """Of a batch with parameters that are cut into slices, what is known of each layer."""
+
+    param: list[int] = field(default_factory=list)  # the place in the batch of the parameter that it is of
+    rows: list[Any] = field(default_factory=list)  # the parameter, or the Slice
+    first: list[int] = field(default_factory=list)  # how many of m's elements are in earlier slices
+
+
+@dataclass(slots=True)
 class LayerBatch:
-    """Layers of one group, device and type that are stepped together, with their states and step counters."""
+    """Parameters of one group, device and type that are stepped together, with states and step counters.
+
+    Each is a layer, unless `cut` says which slices are.
+    """
 
     backend: Backend
     wave: int  # layers that share memory are stepped one after the other: waves are counted down to 0
@@ -79,190 +73,23 @@ class LayerBatch:
     numbers: list[int] = field(default_factory=list)  # each layer's place in the whole optimizer
     places: list[int] = field(default_factory=list)  # and among the group's layers that have a gradient
     layers: Layers = field(default_factory=lambda: Layers([], [], [], [], []))
+    cut: Cut | None = None
+    keys: list[str | None] | None = None  # of each layer, that of the layer of several tensors that it is in
     has_new_states: bool = False  # which are not the optimizer's yet
     counters: np.ndarray | None = None  # the addresses of float32 counters on the CPU, where they are known
 
+    @property
+    def rows(self) -> list[Any]:
+        """What each layer's row of sums is of."""
+        return self.params if self.cut is None else self.cut.rows
 
-class _Found(NamedTuple):
-    """What a group's batches were gathered from."""
-
-    params: list[Tensor]
-    numbers: Sequence[int]
-    has_gradient: list[bool]
-    with_gradient: list[Tensor]
-    states: list[dict[str, Any]]
-    choices: tuple[Any, ...]
-    described: memory.Described | None  # of parameters, gradients, m, v, counters; None: cannot be compared
-    batches: list[LayerBatch]
-
-
-class LayerCache:
-    """The batches of an optimizer's groups, gathered anew where something that they depend on has changed."""
-
-    def __init__(self, whole: sharding.WholeLayers, who: str, own: Mapping[str, Checked]) -> None:
-        """who: the optimizer's name; own: its own hyperparameters."""
-        self._whole, self._who, self._own = whole, who, own
-        self._checked: dict[int, list[Any]] = {}  # each group's values as they were found right
-        self._found: dict[Any, _Found] = {}
-        self._used: dict[Any, _Found] = {}  # in the present step
-
-    def find(
-        self,
-        part: GroupPart,
-        group: dict[str, Any],
-        state: Any,
-        function_rule: bool,
-        reduce_groups: sharding.ReduceGroups | None = None,
-    ) -> list[LayerBatch]:
-        """The batches of a group's part, gathered and checked anew where the last step's do not serve.
-
-        state: the optimizer's; nothing of it is changed. function_rule: whether (alpha, beta) depend on sums.
-        """
-        if torch.compiler.is_compiling():
-            return self._gather(part, group, state, function_rule, reduce_groups)
-        self._check_values(part.group, group)
-        key = part.group, part.key
-        found = self._found.pop(key, None)  # and stays away if anything raises
-        if found is None or found.numbers != part.numbers or not _refresh(found, group, part.params, state):
-            batches, last = self._gather(part, group, state, function_rule, reduce_groups), found
-            found = _found(batches, group, part.params, part.numbers, state)
-            if last is not None and found.described is None:
-                # Addresses are never given then, without which a backend takes only what it compares itself.
-                for batch, old in zip(batches, last.batches, strict=False):
-                    if batch.backend is old.backend:
-                        batch.layers.prepared = old.layers.prepared
-        self._used[key] = found
-        return found.batches
-
-    def _gather(
-        self,
-        part: GroupPart,
-        group: dict[str, Any],
-        state: Any,
-        function_rule: bool,
-        reduce_groups: sharding.ReduceGroups | None,
-    ) -> list[LayerBatch]:
-        if function_rule or group.get("layerwise"):  # which needs whole layers
-            self._whole.check(part.group, group["params"], reduce_groups)
-        return gather(group, part.params, part.numbers, state, self._whole.numel, self._who)
-
-    def _check_values(self, i: int, group: dict[str, Any]) -> None:
-        """Check what schedulers and users have set in a group since its last step."""
-        last, now = self._checked.get(i, ()), group.values()
-        if len(last) != len(now) or not all(map(is_, now, last)):
-            check_group(group, self._own)
-            self._checked[i] = list(group.values())
-
-    @contextmanager
-    def in_use(self, groups: Sequence[Any]) -> Generator[None]:
-        """Around a step: what it used serves the next one, without gradients, which their owner may free.
-
-        After an error nothing does, and nothing of a removed group is kept.
-        """
-        if len(self._checked) > len(groups):
-            self.clear()
-        self._used = {}
-        try:
-            yield
-        except BaseException:
-            self.clear()
-            raise
-        for found in self._used.values():
-            for batch in found.batches:
-                batch.layers.g = []
-                if found.described is None:
-                    batch.params, batch.states, batch.layers.p = [], [], []
-                    batch.layers.m, batch.layers.v, batch.steps = [], [], []
-        if len(self._found) > MAX_LAYOUTS:
-            self._found.clear()
-        self._found |= self._used
-        self._used = {}
-
-    def clear(self) -> None:
-        """Gather and check everything anew in the next step."""
-        self._found, self._used, self._checked = {}, {}, {}
-
-
-def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: Any) -> bool:
-    """Whether all is as it was but gradients' and counters' addresses, which are taken over."""
-    if found.described is None or len(params) != len(found.params) or not all(map(is_, params, found.params)):
-        return False
-    if not all(map(is_, _choices(group), found.choices)):
-        return False
-    grads: list[Any] = [p.grad for p in params]
-    if [g is not None for g in grads] != found.has_gradient:
-        return False
-    grads = [g for g in grads if g is not None]
-    if not _same_states(found, state):
-        return False
-    try:
-        m, v, steps = (list(map(get, found.states)) for get in (_m, _v, _step))
-    except KeyError:
-        return False
-    described = memory.describe([*found.with_gradient, *grads, *m, *v, *steps])
-    if described is None or not described.same(found.described):
-        return False
-    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v, steps))):  # which C++ cannot see
-        return False
-    now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
-    if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]) or not np.array_equal(
-        now[1] == 0, before[1] == 0
-    ):
-        return False
-    for batch in found.batches:
-        whole = len(batch.places) == len(grads)
-        _take(batch, *((x if whole else [x[i] for i in batch.places]) for x in (grads, m, v, steps)))
-        batch.layers.addresses = now[:4] if whole else np.ascontiguousarray(now[:4, batch.places])
-        if batch.counters is not None:
-            batch.counters = now[4] if whole else now[4, batch.places]
-    return True
-
-
-def _same_states(found: _Found, state: Any) -> bool:
-    """Whether each layer's state is the dictionary that it was. Hashing parameters takes the most time."""
-    if len(state) == len(found.states) and all(map(is_, state, found.with_gradient)):
-        return all(map(is_, state.values(), found.states))
-    return all(map(is_, map(state.get, found.with_gradient), found.states))
-
-
-def _take(batch: LayerBatch, g: list[Tensor], m: list[Tensor], v: list[Tensor], steps: list[Tensor]) -> None:
-    batch.layers.g, batch.layers.m, batch.layers.v, batch.steps = g, m, v, steps
-
-
-def _found(
-    batches: list[LayerBatch], group: dict[str, Any], params: list[Tensor], numbers: Sequence[int], state: Any
-) -> _Found:
-    """The batches with what they depend on; without it where a later step could not compare it."""
-    lost = _Found([], (), [], [], [], (), None, batches)
-    with_gradient = [p for p in params if p.grad is not None]
-    own = all(x is y for batch in batches for x, y in zip(batch.params, batch.layers.p, strict=True))
-    wholes = all(
-        n == (p.numel() or 1) for b in batches for p, n in zip(b.params, b.layers.numel, strict=True)
-    )
-    if not (batches and own and wholes):
-        return lost
-    of_place = {i: of_p for b in batches for i, of_p in zip(b.places, b.states, strict=True)}
-    states = [of_place[i] for i in range(len(with_gradient))]
-    columns: list[Any] = [
-        *with_gradient,
-        *(p.grad for p in with_gradient),
-        *(get(s) for get in (_m, _v, _step) for s in states),
-    ]
-    described = memory.describe(columns)
-    if described is None:
-        return lost
-    for batch in batches:
-        if all(step.dtype is torch.float32 and step.device.type == "cpu" for step in batch.steps):
-            batch.counters = described.addresses.reshape(5, -1)[4, batch.places]
-    has_gradient = [p.grad is not None for p in params]
-    return _Found(
-        list(params), numbers, has_gradient, with_gradient, states, _choices(group), described, batches
-    )
-
-
-def _choices(group: dict[str, Any]) -> tuple[Any, ...]:
-    """What chooses the backend and the form of the state, and what may be written."""
-    return (*map(group.get, CHOICES), torch.is_inference_mode_enabled())
+    def of_layers(self, column: Any) -> Any:
+        """A column with one entry per parameter, as a list or tensor, with one per layer."""
+        if self.cut is None:
+            return column
+        if isinstance(column, Tensor):
+            return column[upload(self.cut.param, column.device, torch.int64)]
+        return [column[i] for i in self.cut.param]
 
 
 def gather(
@@ -270,8 +97,9 @@ def gather(
     params: list[Tensor],
     numbers: Sequence[int],
     state: Any,
-    whole_numel: dict[Tensor, int],
+    whole_numel: Mapping[Tensor, int],
     who: str,
+    layering: Layering,
 ) -> list[LayerBatch]:
     """The layers that have a gradient, by device, type and wave; missing states are made, and not yet stored.
 
@@ -290,10 +118,17 @@ def gather(
         if not traced:
             check_layout(i, p, g, who)
         of_p = state.get(p) or made.get(p)
+        slices = layering.slices(p)
         if not of_p:
-            of_p = made[p] = new_state(p, group)
+            of_p = made[p] = new_state(p, group, len(slices))
         if not traced:
-            check_layer(i, p, g, of_p, group, who)
+            check_layer(i, p, g, of_p, group, who, len(slices))
+        if slices and whole_numel.get(p):
+            raise RuntimeError(
+                f"parameter {i} of its group is a piece of a layer of which only reduce_groups knows, and "
+                "`layers` cuts it into slices, whose places in the whole cannot be found: nothing was "
+                "stepped; shard with torch.distributed.fsdp.fully_shard, or leave the parameter whole"
+            )
         tensors = sharding.local(p, g, *(of_p[name] for name in MOMENTS))
         numel = whole_numel.get(p) or p.numel()
         if p.is_complex():
@@ -320,12 +155,50 @@ def gather(
         batch.places.append(place)
         batch.has_new_states = batch.has_new_states or p in made
         layers = batch.layers
+        if layering.slices(p) or batch.cut is not None:
+            _append_cut(batch, tensors, numel, layering.slices(p), group.get("layerwise") == "pre")
+            continue
         for to, x in zip((layers.p, layers.g, layers.m, layers.v), tensors, strict=True):
             to.append(x)
         layers.numel.append(numel)
     for batch in found.values():
+        if layering.shares:
+            _share(batch, layering)
         batch.backend = choose(batch.layers.p, **choices, differentiable=group["differentiable"])
     return list(found.values())
+
+
+def _append_cut(
+    batch: LayerBatch, tensors: tuple[Tensor, ...], numel: int, slices: tuple[Slice, ...], pooled: bool
+) -> None:
+    """Append the batch's last parameter, cut into its slices; its tensors p, g, m and v are this rank's."""
+    of, layers, last = batch.cut, batch.layers, len(batch.params) - 1
+    if of is None:
+        of = batch.cut = Cut([*range(last)], batch.params[:last], [0] * last)
+    p, *_, v = tensors
+    whole = batch.params[-1]
+    start = sharding.start(whole, p) if slices else ()
+    first = 0
+    for layer in slices or (None,):
+        views, n = tensors, numel
+        if layer is not None:
+            at = layer.index(start, p.shape[: len(start)])
+            views = (*(x[at] for x in tensors[:3]), v[layer.number] if pooled else v[at])
+            n = layer.numel * (2 if whole.is_complex() else 1)
+        for to, x in zip((layers.p, layers.g, layers.m, layers.v), views, strict=True):
+            to.append(x)
+        layers.numel.append(n)
+        of.param.append(last)
+        of.rows.append(whole if layer is None else layer)
+        of.first.append(first)
+        first += views[2].numel()
+
+
+def _share(batch: LayerBatch, layering: Layering) -> None:
+    """Note which layers of a batch share a key; what is summed for them is divided by the caller."""
+    keys = batch.of_layers([layering.key(p) for p in batch.params])
+    if any(key is not None for key in keys):
+        batch.keys, batch.layers.numel = keys, [1] * len(keys)
 
 
 def store_new_states(batches: Iterable[LayerBatch], state: Any) -> None:

@@ -22,8 +22,13 @@ def check_layout(i: int, p: Tensor, g: Tensor, who: str) -> None:
         )
 
 
-def check_layer(i: int, p: Tensor, g: Tensor, of_p: dict[str, Any], group: dict[str, Any], who: str) -> None:
-    """Raise RuntimeError unless a layer's parameter, gradient and state belong together."""
+def check_layer(
+    i: int, p: Tensor, g: Tensor, of_p: dict[str, Any], group: dict[str, Any], who: str, slices: int = 0
+) -> None:
+    """Raise RuntimeError unless a parameter, its gradient and its state belong together.
+
+    slices: how many layers the parameter is cut into, 0 where it is not cut.
+    """
     if missing := [name for name in ("step", *MOMENTS) if not isinstance(of_p.get(name), Tensor)]:
         raise RuntimeError(
             f"the state of parameter {i} of its group has no tensor {missing[0]!r}: nothing was stepped; "
@@ -31,7 +36,12 @@ def check_layer(i: int, p: Tensor, g: Tensor, of_p: dict[str, Any], group: dict[
         )
     m, v = (of_p[name] for name in MOMENTS)
     pooled = group.get("layerwise") == "pre"
-    if v.dim() != 0 if pooled else v.dim() == 0 and p.dim() != 0:
+    if pooled and (why := of_other_layers(p, v, slices)):
+        raise RuntimeError(
+            f"exp_avg_var of parameter {i} of its group {why}: nothing was stepped; load a state that was "
+            "saved with the same `layers`, or empty the parameter's state so that it begins anew"
+        )
+    if v.dim() > (slices > 0) if pooled else v.dim() == 0 and p.dim() != 0:
         has, needs = ("layer", "element") if v.dim() == 0 else ("element", "layer")
         raise RuntimeError(
             f"exp_avg_var of parameter {i} of its group is one number per {has}, and "
@@ -50,6 +60,13 @@ def check_layer(i: int, p: Tensor, g: Tensor, of_p: dict[str, Any], group: dict[
         _check_memory(which, x, written=x is not g)
     _check_apart(i, p, m, v)
     _check_counter(f"the step counter of parameter {i} of its group", p, of_p["step"])
+
+
+def of_other_layers(p: Tensor, v: Tensor, slices: int) -> str | None:
+    """What is wrong with a pooled v that has one number for each of another count of layers; else None."""
+    if v.dim() > 1 or (v.shape == p.shape and not slices) or v.shape == ((slices,) if slices else ()):
+        return None
+    return f"has {v.numel()} numbers, one per layer, and the parameter is {slices or 1} layers here"
 
 
 def _check_counter(which: str, p: Tensor, step: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from itertools import count
 from types import TracebackType
 from typing import Any
@@ -16,69 +16,13 @@ from torch.autograd.variable import Variable
 
 from .. import sharding
 from .base import Layerwise
+from .freed_gradient import FreedGradient
+from .layers import Layering
 from .process_lock import ProcessLock
-
-GONE = (
-    "this gradient is gone: release_gradients stepped its layer in backward and freed it. "
-    "Call zero_grad() before each backward; clipping by the global norm, unscaling and accumulation "
-    "need all gradients at once: remove() the handle and call optimizer.step()"
-)
-
 
 WAITING_BYTES = 2**20  # of gradients that wait to be stepped together
 
 Place = tuple[int, int]  # index of a group; the parameter's place in the optimizer
-
-
-class FreedGradient(Tensor):
-    """What stands in p.grad for a gradient that is gone: without memory, and every use of it raises.
-
-    zero_grad() takes it away. So clipping, unscaling or accumulation after the step cannot go unseen.
-    """
-
-    @staticmethod
-    def __new__(cls: type[FreedGradient], p: Tensor) -> FreedGradient:
-        return Tensor._make_wrapper_subclass(
-            cls, p.size(), strides=p.stride(), dtype=p.dtype, device=p.device, requires_grad=False
-        )
-
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"FreedGradient(shape={tuple(self.shape)})"
-
-    def __deepcopy__(self, memo: Any) -> FreedGradient:
-        return self
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise RuntimeError(GONE)
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in _DESCRIPTIONS:
-            return super().__torch_function__(function, types, args, kwargs or {})
-        raise RuntimeError(GONE)
-
-    @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.detach.default:  # what assigning p.grad does
-            return args[0]
-        raise RuntimeError(GONE)
-
-
-# What may be asked of a freed gradient: nothing that needs its memory. Not every torch has all of them.
-_PROPERTIES = [
-    "shape", "dtype", "device", "layout", "grad_fn", "requires_grad", "is_leaf", "is_sparse", "ndim",
-    "grad", "is_cuda", "is_cpu", "is_meta", "is_xpu", "is_mps", "is_quantized", "is_nested",
-    "is_sparse_csr", "is_mkldnn", "retains_grad", "output_nr", "itemsize", "nbytes",
-]  # fmt: skip
-_METHODS = [
-    "size", "stride", "numel", "nelement", "dim", "ndimension", "storage_offset", "is_floating_point",
-    "is_complex", "is_contiguous", "element_size", "is_neg", "is_conj", "is_inference", "get_device",
-    "__hash__", "__len__",
-]  # fmt: skip
-_DESCRIPTIONS = {
-    *(getattr(Tensor, name).__get__ for name in _PROPERTIES if hasattr(Tensor, name)),
-    *(getattr(Tensor, name) for name in _METHODS if hasattr(Tensor, name)),
-}
 
 
 class GradientRelease:
@@ -93,6 +37,7 @@ class GradientRelease:
         # Layers whose gradient is ready, by their places: a backward that failed may have left some.
         self._waiting: dict[int, tuple[int, int, Tensor]] = {}
         self._waiting_bytes = 0
+        self._shared = _Shared(optimizer.layering)
         self._lock = ProcessLock()
         self._task: int | None = None  # the backward whose end is waited for
         self._reached = False  # whether a backward has come to any watched parameter since zero_grad()
@@ -105,9 +50,11 @@ class GradientRelease:
 
         Frozen ones too: they may be trained later.
         """
+        optimizer = self.optimizer()
+        optimizer.layering.update(optimizer.param_groups)
         numbers = count()
         places: dict[Any, list[Place]] = {}
-        for i, group in enumerate(self.optimizer().param_groups):
+        for i, group in enumerate(optimizer.param_groups):
             for p in group["params"]:
                 places.setdefault(p, []).append((i, next(numbers)))
         for hook in self._hooks:
@@ -123,6 +70,7 @@ class GradientRelease:
         Warns of a backward that has trained nothing, which no watched parameter could tell.
         """
         self.watch()
+        self._shared.begin()
         reached, self._reached = self._reached, False
         grads = [p.grad for group in self.optimizer().param_groups for p in group["params"]]
         kept = [grad for grad in grads if not isinstance(grad, FreedGradient | None)]
@@ -166,11 +114,11 @@ class GradientRelease:
     def collect(self, p: Tensor, places: Iterable[Place]) -> None:
         """Step a large layer, and small ones together: a step of its own costs each more than its kernel."""
         with self._lock:  # each device has a thread of its own in backward
+            self._waiting_bytes += self._shared.ready(p)
             for group_index, number in places:
                 self._waiting[number] = group_index, number, p
-            self._waiting_bytes += p.numel() * p.element_size()
             if self._waiting_bytes >= WAITING_BYTES:
-                self._step_waiting()
+                self._step_waiting(self._shared.incomplete())
 
     def _finish(self) -> None:
         """At the end of backward."""
@@ -178,11 +126,15 @@ class GradientRelease:
         if self._order is not None:
             self._order.finish()
         with self._lock:
+            self._shared.end()
             self._step_waiting()
 
     @torch.no_grad()
-    def _step_waiting(self) -> None:
-        waiting, self._waiting, self._waiting_bytes = [*self._waiting.values()], {}, 0
+    def _step_waiting(self, kept: Container[Tensor] = ()) -> None:
+        """Step what waits, but what is kept back."""
+        waiting = [layer for layer in self._waiting.values() if layer[2] not in kept]
+        self._waiting = {number: layer for number, layer in self._waiting.items() if layer[2] in kept}
+        self._waiting_bytes = 0
         waiting = [layer for layer in waiting if not isinstance(layer[2].grad, FreedGradient | None)]
         if not waiting:
             return
@@ -200,6 +152,50 @@ class GradientRelease:
                 "keep a reference to it"
             )
         return optimizer
+
+
+class _Shared:
+    """Layers of several tensors, each of which waits for the others until the end of backward."""
+
+    def __init__(self, layering: Layering) -> None:
+        self._layering = layering
+        self._ready: dict[str, dict[Tensor, int]] = {}  # of layers that are not complete: bytes of gradients
+        self._stepped: set[str] = set()  # since zero_grad()
+
+    def begin(self) -> None:
+        """As zero_grad() says."""
+        self._ready.clear()
+        self._stepped.clear()
+
+    def ready(self, p: Tensor) -> int:
+        """The bytes of gradients that can be stepped now that p's is ready.
+
+        Raises RuntimeError where the rest of p's layer has been stepped without it.
+        """
+        size = p.numel() * p.element_size()
+        if not self._layering.shares or (key := self._layering.key(p)) is None:
+            return size
+        if key in self._stepped:
+            raise RuntimeError(
+                f"tensors of layer {key!r} have their gradients in different backwards, and release_gradients"
+                " has stepped those of the first: give them in one backward, or remove() the handle and call "
+                "optimizer.step()"
+            )
+        ready = self._ready.setdefault(key, {})
+        ready[p] = size
+        if any(q.requires_grad and q not in ready for q in self._layering.members(key)):
+            return 0
+        self._stepped.add(key)
+        return sum(self._ready.pop(key).values())
+
+    def incomplete(self) -> set[Tensor]:
+        """What has to wait for other tensors of its layer."""
+        return {p for ready in self._ready.values() for p in ready}
+
+    def end(self) -> None:
+        """At the end of backward layers are stepped as they are."""
+        self._stepped |= {*self._ready}
+        self._ready.clear()
 
 
 class _Hook:
@@ -295,7 +291,8 @@ def release_gradients(
     """Step each layer in backward as soon as its gradient is ready, and free the gradient.
 
     Layers wait until the gradients that are ready amount to 1 MiB, or for the end of backward. Exact, since a
-    layer's statistics need its own gradient alone. Call optimizer.zero_grad() before each backward, never
+    layer's statistics need its own gradients alone; where a layer has several tensors, they wait for each
+    other, or for the end of backward. Call optimizer.zero_grad() before each backward, never
     optimizer.step(); schedulers work. Clipping by the global norm, accumulation and GradScaler, which need
     all gradients at once, raise RuntimeError at their first use of a gradient. Step hooks are not called.
     What is unfrozen or added by add_param_group later is trained too, and groups may be edited before

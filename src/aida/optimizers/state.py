@@ -13,22 +13,26 @@ from torch import Tensor
 from .. import sharding
 from .foreign import SAVED_BY, check_source
 from .layer_checks import MOMENTS
+from .layers import SAVED_LAYERS, Layering
 from .validate import Checked, check_group, state_dtype
 
 Group = dict[str, Any]
 
 
-def new_state(p: Tensor, group: Group) -> dict[str, Any]:
-    """The state of a parameter that was never stepped, which steps outside of inference mode can write."""
+def new_state(p: Tensor, group: Group, slices: int = 0) -> dict[str, Any]:
+    """The state of a parameter that was never stepped, which steps outside of inference mode can write.
+
+    slices: how many it is cut into, each of which has a pooled v of its own.
+    """
     with nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(False):
-        return _new_state(p, group)
+        return _new_state(p, group, slices)
 
 
-def _new_state(p: Tensor, group: Group) -> dict[str, Any]:
+def _new_state(p: Tensor, group: Group, slices: int) -> dict[str, Any]:
     m_dtype, v_dtype = moment_dtypes(p, group)
     state = {"step": new_step(p, group), "exp_avg": torch.zeros_like(p, dtype=m_dtype)}
     if group.get("layerwise") == "pre":
-        state["exp_avg_var"] = torch.zeros((), dtype=v_dtype, device=p.device)
+        state["exp_avg_var"] = torch.zeros((slices,) if slices else (), dtype=v_dtype, device=p.device)
     else:
         state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype)
     if rounds(group) and (group["capturable"] or isinstance(group["lr"], Tensor)):  # see step.py, _ticks
@@ -60,7 +64,7 @@ def rounds(group: Group) -> bool:
 
 @torch.no_grad()
 def is_state_init_step(
-    groups: Iterable[Group], state: Any, reduce_groups: sharding.ReduceGroups | None
+    groups: Iterable[Group], state: Any, reduce_groups: sharding.ReduceGroups | None, layering: Layering
 ) -> bool:
     """Whether this first step has zero gradients and lr 0: checkpoint tools make the state so.
 
@@ -77,24 +81,29 @@ def is_state_init_step(
     if not counts:
         for p, group in with_gradient:
             if not state[p]:
-                state[p] = new_state(p, group)
+                state[p] = new_state(p, group, len(layering.slices(p)))
     return not counts
 
 
 def complete_groups(
-    cls: type, own: Mapping[str, Checked], defaults: Mapping[str, Any], state: Mapping[str, Any]
+    cls: type,
+    own: Mapping[str, Checked],
+    defaults: Mapping[str, Any],
+    state: Mapping[str, Any],
+    layering: Layering,
 ) -> None:
     """Check a loaded or copied state and give its groups the newer arguments that an older one lacks.
 
-    own: the hyperparameters of the class.
+    own: the hyperparameters of the class. layering: the layers of the groups' parameters.
     Raises ValueError for another optimizer's state and for values that no group may have.
     """
     groups = state["param_groups"]
     for group in groups:
         check_group(group, own)
-    check_source(cls, defaults, groups, state["state"])
+    check_source(cls, defaults, groups, state["state"], layering)
     for group in groups:
         group.pop(SAVED_BY, None)
+        group.pop(SAVED_LAYERS, None)
         for key, default in defaults.items():
             group.setdefault(key, default)
 

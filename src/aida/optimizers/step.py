@@ -6,7 +6,7 @@ refused has not begun.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -19,12 +19,14 @@ from torch import Tensor
 
 from .. import family
 from ..backends import rounding
-from ..backends.contract import Backend, Coefficients, Column, Scalars
+from ..backends.contract import SUMS, Backend, Coefficients, Column, Scalars
 from ..backends.dispatch import choose
 from ..backends.upload import upload
 from ..sharding import StepReductions
-from .layer_batch import LayerBatch, store_new_states
+from .layer_batch import Cut, LayerBatch, store_new_states
+from .layers import Layering
 from .rule import Rule, coefficients, where_finite
+from .shared_layers import add_up, once, with_counts
 from .state import rounds
 
 
@@ -37,11 +39,6 @@ class StepBatch:
     rule: Rule
     ticks: list[Tensor]  # counters of whole numbers, where the step rounds by them
     needs_gram: bool
-
-    @property
-    def params(self) -> list[Tensor]:
-        """The optimizer's parameters, DTensors where they are sharded."""
-        return self.batch.params
 
     def gram(self) -> Any:
         """Sums [L, 4] of these layers' pieces; None where the rule asks for none."""
@@ -100,17 +97,22 @@ def prepare_step(
     return prepared
 
 
-def run(steps: Sequence[StepBatch], state: Any, reductions: StepReductions | None = None) -> None:
+def run(
+    steps: Sequence[StepBatch],
+    state: Any,
+    reductions: StepReductions | None = None,
+    shared: Layering | None = None,
+) -> None:
     """Step the batches, wave by wave; all sums of a wave are taken before anything of it is written.
 
     state: the optimizer's, which takes up new layers' states. reductions: turn sums over shards into sums
-    over whole layers.
+    over whole tensors. shared: says which layers have several tensors; None where none has.
     """
     first = max([0, reductions.first_wave if reductions else 0, *[step.batch.wave for step in steps]])
     early = [step for step in steps if step.batch.wave > 0] if first else []
     with _undone_on_error(early, state) if early else nullcontext():
         for wave in range(first, -1, -1):
-            _run_wave(wave, [step for step in steps if step.batch.wave == wave], state, reductions)
+            _run_wave(wave, [step for step in steps if step.batch.wave == wave], state, reductions, shared)
 
 
 @contextmanager
@@ -138,18 +140,26 @@ def _undone_on_error(steps: Sequence[StepBatch], state: Any) -> Generator[None]:
         raise
 
 
-def _run_wave(wave: int, steps: Sequence[StepBatch], state: Any, reductions: StepReductions | None) -> None:
+def _run_wave(
+    wave: int,
+    steps: Sequence[StepBatch],
+    state: Any,
+    reductions: StepReductions | None,
+    shared: Layering | None,
+) -> None:
     grams = [step.gram() for step in steps]
-    if reductions:
-        rows = zip(steps, grams, strict=True)
-        reductions.gram(wave, [(step.params, gram) for step, gram in rows if gram is not None])
+    if shared:
+        pairs = zip(grams, steps, strict=True)
+        grams = [gram if gram is None else with_counts(gram, step.batch.layers.p) for gram, step in pairs]
+    if reductions or shared:
+        _complete("gram", wave, zip(steps, grams, strict=True), reductions, shared)
     rules = [_rule(step, gram) for step, gram in zip(steps, grams, strict=True)]
     post = [i for i, step in enumerate(steps) if step.scalars.layerwise == "post"]
     for i in post:
         pair, _ = rules[i]
         rules[i] = pair, steps[i].stepsize_sum(pair)
-    if reductions:
-        reductions.stepsizes(wave, [(steps[i].params, rules[i][1]) for i in post])
+    if reductions or shared:
+        _complete("stepsizes", wave, [(steps[i], rules[i][1]) for i in post], reductions, shared)
     store_new_states((step.batch for step in steps), state)
     # Sums may be infinite; torch.compile cannot trace errstate.
     with nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore"):
@@ -157,18 +167,37 @@ def _run_wave(wave: int, steps: Sequence[StepBatch], state: Any, reductions: Ste
             step.apply(pair, total)
 
 
+def _complete(
+    kind: str,
+    wave: int,
+    tables: Iterable[tuple[StepBatch, Any]],
+    reductions: StepReductions | None,
+    shared: Layering | None,
+) -> None:
+    """Make rows of what is here rows of whole layers, in place: over ranks, then over a layer's tensors."""
+    sums = [(step.batch.rows, step.batch.keys, table) for step, table in tables if table is not None]
+    elsewhere: dict[Any, Tensor] = {}
+    if reductions:
+        elsewhere = getattr(reductions, kind)(wave, [(rows, table) for rows, _, table in sums])
+    if shared:
+        add_up([(keys, table) for _, keys, table in sums if keys], elsewhere, shared)
+
+
 def _rule(step: StepBatch, gram: Any) -> tuple[Coefficients, Any]:
     """(alpha, beta), and the sum of r^2 for "pre"."""
     if gram is None:
         assert not callable(step.rule)
         return step.rule, None
-    alpha, beta = coefficients(step.rule, gram)
+    keys = step.batch.keys
+    sums = gram if gram.shape[1] == len(SUMS) else gram[:, : len(SUMS)]
+    alpha, beta = coefficients(step.rule, sums) if keys is None else once(keys, step.rule, sums)
     if step.scalars.layerwise != "pre":
         return (alpha, beta), None
-    gg, gm, _, dd = gram.T
+    gg, gm, _, dd = sums.T
     with np.errstate(all="ignore") if isinstance(gram, np.ndarray) else nullcontext():
         total = family.residual_square(alpha, beta, gg, gm, dd)
-        return (alpha, beta), where_finite(total, total, dd) if callable(step.rule) else total
+        total = where_finite(total, total, dd) if callable(step.rule) else total
+        return (alpha, beta), total if keys is None else total / gram.T[-1].clip(1)
 
 
 def _next_counts(batch: LayerBatch, group: dict[str, Any], found_inf: Tensor | None) -> list[float] | Tensor:
@@ -246,6 +275,7 @@ def scalars(
     """The numbers of a step that takes the batch's counters to `counts`, and its ticks to one more."""
     lr, weight_decay, decoupled = _number(group["lr"]), group["weight_decay"], group["decoupled_weight_decay"]
     b1, b2 = group["betas"]
+    keys = _keys(counts, ticks, batch, group) if rounds(group) else None
     return Scalars(
         b1=b1,
         b2=b2,
@@ -253,8 +283,8 @@ def scalars(
         decay_factor=1 - lr * weight_decay if decoupled else 1.0,
         sign=-1.0 if group["maximize"] else 1.0,
         layerwise=group.get("layerwise"),
-        **_columns(counts, lr, group, eps_outside),
-        keys=_keys(counts, ticks, batch, group) if rounds(group) else None,
+        **_columns(counts if batch.cut is None else batch.of_layers(counts), lr, group, eps_outside),
+        keys=keys if batch.cut is None or keys is None else _keys_of_slices(keys, batch, batch.cut),
         round_p=group["stochastic_rounding"],
     )
 
@@ -310,7 +340,7 @@ def _ticks(batch: LayerBatch, counts: list[float] | Tensor) -> list[Tensor]:
 def _keys(
     counts: list[float] | Tensor, ticks: list[Tensor], batch: LayerBatch, group: dict[str, Any]
 ) -> Column:
-    """Each layer's key of this step."""
+    """Each parameter's key of this step."""
     layers = rounding.layer_key(group["seed"], np.array(batch.numbers))
     if isinstance(counts, Tensor):
         t = torch.stack([tick.to(counts.device, non_blocking=True) for tick in ticks])
@@ -319,6 +349,13 @@ def _keys(
     if ticks:
         counts = [tick.item() + 1 + before for tick, before in zip(ticks, batch.earlier, strict=True)]
     return rounding.step_key(layers + np.array(counts, np.int64)).tolist()
+
+
+def _keys_of_slices(keys: Column, batch: LayerBatch, cut: Cut) -> Column:
+    keys = batch.of_layers(keys)
+    if isinstance(keys, Tensor):
+        return rounding.after(keys, upload(cut.first, keys.device, torch.int64))
+    return [rounding.after(key, first) for key, first in zip(keys, cut.first, strict=True)]
 
 
 def _stays_tensor(group: dict[str, Any]) -> bool:

@@ -1,0 +1,227 @@
+"""The layers of a step, kept for the next one: the one cache, and all that it depends on.
+
+A LayerBatch is made by `layer_batch.gather`, which checks everything, and serves later steps for as long as
+nothing of what it depends on has changed:
+    the group's parameters, which of them have a gradient, and the group's options that choose the backend or
+    the form of the state, and whether inference mode is on;
+    the three state tensors of each layer;
+    type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, the
+    addresses of all but gradients and counters (backends/tensors.py), and whether one is a negated view.
+`LayerCache.find` compares all of this at every step. What it cannot compare is gathered at every step:
+DTensors and other tensor subclasses, complex parameters, pieces of layers of which only reduce_groups knows,
+and parameters that are cut into slices, whose views would keep memory that its owner has given up.
+Which layers share a key depends on `layers` and on the parameters, shapes and names of all groups
+(`Layering.update` compares them at every step): where one is new, the cache is cleared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from operator import is_, itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import sharding
+from ..backends import tensors as memory
+from .layer_batch import GroupPart, LayerBatch, gather
+from .layer_checks import MOMENTS
+from .layers import Layering
+from .validate import Checked, check_group
+
+MAX_LAYOUTS = 256  # kept at most, where layers are stepped in many combinations
+CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
+_m, _v, _step = map(itemgetter, (*MOMENTS, "step"))
+
+
+class _Found(NamedTuple):
+    """What a group's batches were gathered from."""
+
+    params: list[Tensor]
+    numbers: Sequence[int]
+    has_gradient: list[bool]
+    with_gradient: list[Tensor]
+    states: list[dict[str, Any]]
+    choices: tuple[Any, ...]
+    described: memory.Described | None  # of parameters, gradients, m, v, counters; None: cannot be compared
+    batches: list[LayerBatch]
+
+
+class LayerCache:
+    """The batches of an optimizer's groups, gathered anew where something that they depend on has changed."""
+
+    def __init__(
+        self, whole: sharding.WholeLayers, who: str, own: Mapping[str, Checked], layering: Layering
+    ) -> None:
+        """who: the optimizer's name; own: its own hyperparameters."""
+        self._whole, self._who, self._own, self._layering = whole, who, own, layering
+        self._version = layering.version
+        self._checked: dict[int, list[Any]] = {}  # each group's values as they were found right
+        self._found: dict[Any, _Found] = {}
+        self._used: dict[Any, _Found] = {}  # in the present step
+
+    def find(
+        self,
+        part: GroupPart,
+        group: dict[str, Any],
+        state: Any,
+        function_rule: bool,
+        reduce_groups: sharding.ReduceGroups | None = None,
+    ) -> list[LayerBatch]:
+        """The batches of a group's part, gathered and checked anew where the last step's do not serve.
+
+        state: the optimizer's; nothing of it is changed. function_rule: whether (alpha, beta) depend on sums.
+        """
+        if torch.compiler.is_compiling():
+            return self._gather(part, group, state, function_rule, reduce_groups)
+        self._check_values(part.group, group)
+        key = part.group, part.key
+        found = self._found.pop(key, None)  # and stays away if anything raises
+        if found is None or found.numbers != part.numbers or not _refresh(found, group, part.params, state):
+            batches, last = self._gather(part, group, state, function_rule, reduce_groups), found
+            found = _found(batches, group, part.params, part.numbers, state, self._whole.numel)
+            if last is not None and found.described is None:
+                # Addresses are never given then, without which a backend takes only what it compares itself.
+                for batch, old in zip(batches, last.batches, strict=False):
+                    if batch.backend is old.backend:
+                        batch.layers.prepared = old.layers.prepared
+        self._used[key] = found
+        return found.batches
+
+    def _gather(
+        self,
+        part: GroupPart,
+        group: dict[str, Any],
+        state: Any,
+        function_rule: bool,
+        reduce_groups: sharding.ReduceGroups | None,
+    ) -> list[LayerBatch]:
+        if function_rule or group.get("layerwise"):  # which needs whole layers
+            self._whole.check(part.group, group["params"], reduce_groups)
+        return gather(group, part.params, part.numbers, state, self._whole.numel, self._who, self._layering)
+
+    def _check_values(self, i: int, group: dict[str, Any]) -> None:
+        """Check what schedulers and users have set in a group since its last step."""
+        last, now = self._checked.get(i, ()), group.values()
+        if len(last) != len(now) or not all(map(is_, now, last)):
+            check_group(group, self._own)
+            self._checked[i] = list(group.values())
+
+    @contextmanager
+    def in_use(self, groups: Sequence[Any]) -> Generator[None]:
+        """Around a step: what it used serves the next one, without gradients, which their owner may free.
+
+        After an error nothing does, nor where layers are others, and nothing of a removed group is kept.
+        """
+        if len(self._checked) > len(groups) or self._version != self._layering.version:
+            self.clear()
+            self._version = self._layering.version
+        self._used = {}
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            raise
+        for found in self._used.values():
+            for batch in found.batches:
+                batch.layers.g = []
+                if found.described is None:
+                    batch.params, batch.states, batch.layers.p = [], [], []
+                    batch.layers.m, batch.layers.v, batch.steps, batch.cut = [], [], [], None
+        if len(self._found) > MAX_LAYOUTS:
+            self._found.clear()
+        self._found |= self._used
+        self._used = {}
+
+    def clear(self) -> None:
+        """Gather and check everything anew in the next step."""
+        self._found, self._used, self._checked = {}, {}, {}
+
+
+def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: Any) -> bool:
+    """Whether all is as it was but gradients' and counters' addresses, which are taken over."""
+    if found.described is None or len(params) != len(found.params) or not all(map(is_, params, found.params)):
+        return False
+    if not all(map(is_, _choices(group), found.choices)):
+        return False
+    grads: list[Any] = [p.grad for p in params]
+    if [g is not None for g in grads] != found.has_gradient:
+        return False
+    grads = [g for g in grads if g is not None]
+    if not _same_states(found, state):
+        return False
+    try:
+        m, v, steps = (list(map(get, found.states)) for get in (_m, _v, _step))
+    except KeyError:
+        return False
+    described = memory.describe([*found.with_gradient, *grads, *m, *v, *steps])
+    if described is None or not described.same(found.described):
+        return False
+    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v, steps))):  # which C++ cannot see
+        return False
+    now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
+    if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]) or not np.array_equal(
+        now[1] == 0, before[1] == 0
+    ):
+        return False
+    for batch in found.batches:
+        whole = len(batch.places) == len(grads)
+        _take(batch, *((x if whole else [x[i] for i in batch.places]) for x in (grads, m, v, steps)))
+        batch.layers.addresses = now[:4] if whole else np.ascontiguousarray(now[:4, batch.places])
+        if batch.counters is not None:
+            batch.counters = now[4] if whole else now[4, batch.places]
+    return True
+
+
+def _same_states(found: _Found, state: Any) -> bool:
+    """Whether each layer's state is the dictionary that it was. Hashing parameters takes the most time."""
+    if len(state) == len(found.states) and all(map(is_, state, found.with_gradient)):
+        return all(map(is_, state.values(), found.states))
+    return all(map(is_, map(state.get, found.with_gradient), found.states))
+
+
+def _take(batch: LayerBatch, g: list[Tensor], m: list[Tensor], v: list[Tensor], steps: list[Tensor]) -> None:
+    batch.layers.g, batch.layers.m, batch.layers.v, batch.steps = g, m, v, steps
+
+
+def _found(
+    batches: list[LayerBatch],
+    group: dict[str, Any],
+    params: list[Tensor],
+    numbers: Sequence[int],
+    state: Any,
+    whole_numel: Mapping[Tensor, int],
+) -> _Found:
+    """The batches with what they depend on; without it where a later step could not compare it."""
+    lost = _Found([], (), [], [], [], (), None, batches)
+    with_gradient = [p for p in params if p.grad is not None]
+    if not batches or any(batch.cut for batch in batches) or any(map(whole_numel.get, with_gradient)):
+        return lost
+    if not all(x is y for batch in batches for x, y in zip(batch.params, batch.layers.p, strict=True)):
+        return lost
+    of_place = {i: of_p for b in batches for i, of_p in zip(b.places, b.states, strict=True)}
+    states = [of_place[i] for i in range(len(with_gradient))]
+    columns: list[Any] = [
+        *with_gradient,
+        *(p.grad for p in with_gradient),
+        *(get(s) for get in (_m, _v, _step) for s in states),
+    ]
+    described = memory.describe(columns)
+    if described is None:
+        return lost
+    for batch in batches:
+        if all(step.dtype is torch.float32 and step.device.type == "cpu" for step in batch.steps):
+            batch.counters = described.addresses.reshape(5, -1)[4, batch.places]
+    has_gradient = [p.grad is not None for p in params]
+    return _Found(
+        list(params), numbers, has_gradient, with_gradient, states, _choices(group), described, batches
+    )
+
+
+def _choices(group: dict[str, Any]) -> tuple[Any, ...]:
+    """What chooses the backend and the form of the state, and what may be written."""
+    return (*map(group.get, CHOICES), torch.is_inference_mode_enabled())
