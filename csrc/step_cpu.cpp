@@ -11,153 +11,11 @@
 #include <type_traits>
 
 #include "chunks.hpp"
+#include "elements.hpp"
+#include "gram.hpp"
 #include "tensors.hpp"
-#include "types.hpp"
 
 namespace {
-
-constexpr int TILE = 1024;
-// Sums of a tile run in this many lanes of at most 64 terms in the type of the computation; a tile whose float
-// sums overflow is summed again in double.
-constexpr int LANES = 16;
-
-// The n elements from `at` on as T: in place where they are T, else in `buffer`.
-template <class T>
-INLINE T* load(const void* tensor, Type type, int64_t at, int n, T* buffer) {
-  constexpr Type own = sizeof(T) == 8 ? FLOAT64 : FLOAT32;
-  if (type == own) return static_cast<T*>(const_cast<void*>(tensor)) + at;
-  if (type == BFLOAT16) {
-    auto* x = static_cast<const uint16_t*>(tensor) + at;
-#pragma omp simd
-    for (int i = 0; i < n; i++) buffer[i] = T(from_bfloat16(x[i]));
-  } else if (type == FLOAT16) {
-    auto* x = static_cast<const uint16_t*>(tensor) + at;
-#pragma omp simd
-    for (int i = 0; i < n; i++) buffer[i] = T(from_float16(x[i]));
-  } else if (type == FLOAT32) {
-    auto* x = static_cast<const float*>(tensor) + at;
-#pragma omp simd
-    for (int i = 0; i < n; i++) buffer[i] = T(x[i]);
-  } else {
-    auto* x = static_cast<const double*>(tensor) + at;
-#pragma omp simd
-    for (int i = 0; i < n; i++) buffer[i] = T(x[i]);
-  }
-  return buffer;
-}
-
-// What load() gave, written to, goes back; nothing is left to do where it was in place.
-template <class T>
-INLINE void store(void* tensor, Type type, int64_t at, int n, const T* x) {
-  constexpr Type own = sizeof(T) == 8 ? FLOAT64 : FLOAT32;
-  if (type == own) return;
-  if (type == BFLOAT16) {
-    auto* to = static_cast<uint16_t*>(tensor) + at;
-#pragma omp simd
-    for (int i = 0; i < n; i++) to[i] = to_bfloat16(float(x[i]));
-  } else if (type == FLOAT16) {
-    auto* to = static_cast<uint16_t*>(tensor) + at;
-#pragma omp simd
-    for (int i = 0; i < n; i++) to[i] = to_float16(float(x[i]));
-  } else if (type == FLOAT32) {
-    auto* to = static_cast<float*>(tensor) + at;
-#pragma omp simd
-    for (int i = 0; i < n; i++) to[i] = float(x[i]);
-  } else {
-    auto* to = static_cast<double*>(tensor) + at;
-#pragma omp simd
-    for (int i = 0; i < n; i++) to[i] = double(x[i]);
-  }
-}
-
-// As store(), into bfloat16, with 16 random bits an element: for m the low and for v the high ones of `words`,
-// for p those of words*M2.
-template <class T>
-INLINE void store_at_random(void* tensor, int64_t at, int n, const T* x, const uint32_t* words, char which) {
-  auto* to = static_cast<uint16_t*>(tensor) + at;
-  const uint32_t factor = which == 'p' ? M2 : 1, shift = which == 'm' ? 0 : 16;
-#pragma omp simd
-  for (int i = 0; i < n; i++) to[i] = to_bfloat16_at_random(float(x[i]), words[i] * factor >> shift & 0xffff);
-}
-
-// g with sign and coupled decay; p is not touched where there is no coupled decay.
-template <class T>
-INLINE const T* gradient(const Layer& layer, const Step& s, int64_t at, int n, T* buffer, T* p_buffer) {
-  const T* g = load(layer.g, layer.g_type, at, n, buffer);
-  const T sign = T(s.sign), weight_decay = T(s.weight_decay);
-  if (weight_decay != 0) {
-    const T* p = load(layer.p, layer.p_type, at, n, p_buffer);
-#pragma omp simd
-    for (int i = 0; i < n; i++) buffer[i] = sign * g[i] + weight_decay * p[i];
-    return buffer;
-  }
-  if (sign == 1) return g;
-#pragma omp simd
-  for (int i = 0; i < n; i++) buffer[i] = sign * g[i];
-  return buffer;
-}
-
-template <class T>
-INLINE const T* padded(const T* x, int n, T* buffer) {
-  if (x != buffer) std::copy_n(x, n, buffer);
-  std::fill(buffer + n, buffer + n + LANES - n % LANES, T(0));
-  return buffer;
-}
-
-template <class T>
-INLINE double total(const T* lanes) {
-  double sum = 0;
-  for (int j = 0; j < LANES; j++) sum += double(lanes[j]);
-  return sum;
-}
-
-// Sums of n elements in S, with the very m that apply will write: odd K subtracts nearly equal numbers.
-template <int which, class S, class T>
-INLINE void sum_up(T b1, T c1, int n, const T* g, const T* m, double* sums) {
-  alignas(64) S gg[LANES] = {}, gm[LANES] = {}, mm[LANES] = {}, dd[LANES] = {};
-  for (int i = 0; i < n; i += LANES) {
-#pragma omp simd
-    for (int j = 0; j < LANES; j++) {
-      const S gi = g[i + j];
-      if (which & GG) gg[j] += gi * gi;
-      if (which == GG) continue;
-      const S mi = T(b1 * m[i + j] + c1 * g[i + j]), di = mi - gi;
-      if (which & GM) gm[j] += gi * mi;
-      if (which & MM) mm[j] += mi * mi;
-      if (which & DD) dd[j] += di * di;
-    }
-  }
-  sums[0] = total(gg), sums[1] = total(gm), sums[2] = total(mm), sums[3] = total(dd);
-}
-
-template <int which, class T>
-INLINE void gram_of(const Layer& layer, const Step& s, int64_t begin, int64_t end, double* sums) {
-  alignas(64) T g_buffer[TILE], m_buffer[TILE], p_buffer[TILE];
-  const T b1 = T(s.b1), c1 = T(1 - s.b1);
-  for (int64_t at = begin; at < end; at += TILE) {
-    int n = int(std::min<int64_t>(TILE, end - at));
-    const T* g = gradient(layer, s, at, n, g_buffer, p_buffer);
-    const T* m = which == GG ? nullptr : load(layer.m, layer.m_type, at, n, m_buffer);
-    if (n % LANES) {  // zeros up to whole lanes, which add nothing
-      g = padded(g, n, g_buffer);
-      if (m) m = padded(m, n, m_buffer);
-      n += LANES - n % LANES;
-    }
-    double of_tile[4];
-    sum_up<which, T>(b1, c1, n, g, m, of_tile);
-    if (sizeof(T) < sizeof(double) && !std::isfinite(of_tile[0] + of_tile[1] + of_tile[2] + of_tile[3]))
-      sum_up<which, double>(b1, c1, n, g, m, of_tile);
-    for (int j = 0; j < 4; j++) sums[j] += of_tile[j];
-  }
-}
-
-template <class T>
-INLINE void gram_any(const Layer& l, const Step& s, int64_t begin, int64_t end, double* sums) {
-  if (s.sums == GG) return gram_of<GG, T>(l, s, begin, end, sums);
-  if (s.sums == DD) return gram_of<DD, T>(l, s, begin, end, sums);
-  if (!(s.sums & DD)) return gram_of<GG | GM | MM, T>(l, s, begin, end, sums);
-  gram_of<GG | GM | MM | DD, T>(l, s, begin, end, sums);
-}
 
 template <class T>
 struct Numbers {
@@ -286,16 +144,16 @@ INLINE void apply_of(const Layer& layer, const Step& s, int64_t begin, int64_t e
 
 bool is_wide(const Layer& l) { return l.p_type == FLOAT64 || l.g_type == FLOAT64 || l.m_type == FLOAT64; }
 
-// The loops above, compiled once for each instruction set.
+// The loops above, compiled once for each instruction set; bytes: of its vectors.
 struct Variant {
   void (*gram)(const Layer&, const Step&, int64_t, int64_t, double*);
   void (*stepsize)(const Layer&, const Step&, int64_t, int64_t, double*);
   void (*apply)(const Layer&, const Step&, int64_t, int64_t);
 };
 
-#define VARIANT(name, target)                                                                            \
+#define VARIANT(name, bytes, target)                                                                     \
   target void gram_##name(const Layer& l, const Step& s, int64_t begin, int64_t end, double* sums) {     \
-    is_wide(l) ? gram_any<double>(l, s, begin, end, sums) : gram_any<float>(l, s, begin, end, sums);     \
+    is_wide(l) ? gram_any<bytes, double>(l, s, begin, end, sums) : gram_any<bytes, float>(l, s, begin, end, sums);     \
   }                                                                                                      \
   target void stepsize_##name(const Layer& l, const Step& s, int64_t begin, int64_t end, double* sums) { \
     is_wide(l) ? stepsize_of<double>(l, s, begin, end, sums) : stepsize_of<float>(l, s, begin, end, sums); \
@@ -308,10 +166,10 @@ struct Variant {
   }                                                                                                      \
   constexpr Variant name{gram_##name, stepsize_##name, apply_##name};
 
-VARIANT(baseline, )
+VARIANT(baseline, 16, )
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-VARIANT(avx2, __attribute__((target("avx2,fma"))))
-VARIANT(avx512, __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))))
+VARIANT(avx2, 32, __attribute__((target("avx2,fma"))))
+VARIANT(avx512, 64, __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))))
 constexpr Variant VARIANTS[] = {baseline, avx2, avx512};
 
 int best_variant() {
