@@ -235,8 +235,8 @@ def test_one_sink_or_several(given, kinds):
         (JSONL, TypeError, "not <class"),
         (print, TypeError, "not <built-in"),
         ([None], TypeError, "not None"),
-        ("rows.txt", ValueError, r"ends in \.jsonl or \.csv, not as 'rows.txt' does"),
-        ("", ValueError, "not as '' does"),
+        ("rows.txt", ValueError, r"'rows.txt' is not a sink: a path must end in \.jsonl or \.csv"),
+        ("", ValueError, "'' is not a sink"),
     ],
 )
 @pytest.mark.parametrize("name", ["sinks", "to"])
