@@ -51,7 +51,7 @@ PRECISIONS = [
 
 @contextmanager
 def rounded_to_nearest() -> Iterator[None]:
-    """The control: every random rounding becomes one to the nearest."""
+    """The control: every stochastic rounding becomes one to the nearest."""
     at_random = rounding.round_bfloat16
     rounding.round_bfloat16 = lambda x, bits: x.float().bfloat16()
     try:

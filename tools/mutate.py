@@ -52,6 +52,7 @@ MODULES = {
     "layer_batch": (
         "aida.optimizers.layer_batch",
         [
+            "tests/optimizers/test_atomic.py", "tests/optimizers/test_values.py",
             "tests/optimizers/test_layer_batch.py", "tests/optimizers/test_low_precision.py",
             "tests/optimizers/test_members.py", "tests/optimizers/test_torch_tensors.py",
             "tests/optimizers/test_release.py",

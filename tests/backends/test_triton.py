@@ -74,14 +74,14 @@ def no_cache(tmp_path, monkeypatch):
 
 
 def types(p, g, m, v):
-    """What launch() gives a group of these types, without random rounding and GradScaler."""
+    """What launch() gives a group of these types, without stochastic rounding and GradScaler."""
     double = "float64" in (p, g, m, v)
     given = dict(P_TYPE=p, G_TYPE=g, M_TYPE=m, V_TYPE=v, FLOAT="float64" if double else "float32")
     return {**given, "ROUND": False, "ROUND_P": False, "keys": None, "grad_scale": None, "found_inf": None}
 
 
 VARIANTS = {
-    "bfloat16 rounded at random, with GradScaler": {},
+    "bfloat16 stochastically rounded, with GradScaler": {},
     "float32": types("float32", "float32", "float32", "float32"),
     "float64 with bfloat16 gradients and moments": types("float64", "bfloat16", "bfloat16", "bfloat16"),
     "float16 with float64 moments": types("float16", "float16", "float64", "float16"),

@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm, to_hex
 
 import aida.monitor
 from aida.monitor import StepsizeMonitor, plots
-from aida.monitor.plots.series import coarser, fitting, named, spaced
+from aida.monitor.plots.series import choose_bins, named, rebin, subsample
 from aida.monitor.plots.style import CAP_LINE, depth_colours
 from aida.monitor.schema import histogram_edges
 from helpers.monitor_rows import run
@@ -192,7 +192,7 @@ def test_ridges_are_the_histograms():
     ridge = axes.patches[1].get_data()
     row = next(row for row in ROWS if row["layer"] == 2 and row["epoch"] == 2)
     bins = round(1 / log2(ridge.edges[1] / ridge.edges[0]))
-    counts = np.array(coarser(row["histogram"], bins)["counts"])
+    counts = np.array(rebin(row["histogram"], bins)["counts"])
     assert (ridge.values - ridge.baseline) ** 2 / 1.6**2 == pytest.approx(counts / counts.max(), abs=1e-12)
     assert sum(counts) == row["numel"]
     assert lines(axes, caps=True)[0].get_xdata()[0] == pytest.approx(CAP)
@@ -292,17 +292,17 @@ def test_edges():
 
 def test_coarser_bins_keep_every_element_in_its_place():
     fine = {"low": 3 / 4, "per_octave": 4, "counts": [1, 2, 0, 4, 8]}
-    assert coarser(fine, 2) == {"low": 0.5, "per_octave": 2, "counts": [1, 2, 12]}
-    assert coarser(fine, 4) == fine
+    assert rebin(fine, 2) == {"low": 0.5, "per_octave": 2, "counts": [1, 2, 12]}
+    assert rebin(fine, 4) == fine
     with pytest.raises(ValueError, match="3 bins an octave do not divide the 4"):
-        coarser(fine, 3)
-    assert fitting([{"per_octave": 64, "counts": [1] * 640}], 90) == 8
-    assert fitting([{"per_octave": 64, "counts": [1] * 64}], 90) == 64
+        rebin(fine, 3)
+    assert choose_bins([{"per_octave": 64, "counts": [1] * 640}], 90) == 8
+    assert choose_bins([{"per_octave": 64, "counts": [1] * 64}], 90) == 64
 
 
 @pytest.mark.parametrize(("count", "most"), [(3, 12), (20, 12), (150, 6), (11, 6), (7, 6), (100, 8)])
 def test_spaced(count, most):
-    kept = spaced(range(count), most)
+    kept = subsample(range(count), most)
     assert len(kept) <= most
     assert (kept[0], kept[-1]) == (0, count - 1)
     assert len({b - a for a, b in pairwise(kept[1:])}) <= 1

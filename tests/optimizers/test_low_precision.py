@@ -60,7 +60,7 @@ def test_backends_draw_the_same_bits(cls):
 
 @every_member
 def test_parameters_too(cls):
-    """bfloat16 parameters are rounded at random too: not as to the nearest, and the same for a seed."""
+    """bfloat16 parameters are stochastically rounded too: not to the nearest, and the same for a seed."""
     at_random, again, other, nearest = (
         run(cls, dtype=LOW, foreach=True, **arguments)
         for arguments in (

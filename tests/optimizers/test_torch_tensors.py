@@ -258,3 +258,27 @@ def test_a_tensor_subclass_is_stepped_by_default(cls, fused):
     assert (q.detach() - numbers * 2**-6).abs().min() > 0.1  # six times the limit
     with pytest.raises(NotImplementedError, match="_foreach"):
         cls([p], foreach=True).step()
+
+
+@pytest.mark.parametrize(
+    ("cls", "own", "refused"),
+    [
+        (aida.AdaBelief, {}, False), (aida.LAdam, {}, True), (aida.LAdaBelief, dict(layerwise="post"), True),
+        (aida.Aida, {}, True), (aida.Aida, dict(K=0), False), (aida.LAida, {}, True),
+    ],
+)  # fmt: skip
+def test_a_piece_of_a_layer_is_refused_by_what_needs_whole_layers(cls, own, refused, monkeypatch):
+    monkeypatch.setattr("aida.sharding.active", lambda: True)  # pieces are looked for among ranks alone
+    (p,) = parameters([(5,)])
+    p._fsdp_flattened = True  # as FullyShardedDataParallel marks the piece that a rank has
+    before = p.detach().clone()
+    optimizer = cls([p], **own)
+    set_gradients([p], 0)
+    if refused:
+        with pytest.raises(RuntimeError, match="one rank's piece of a layer"):
+            optimizer.step()
+        assert torch.equal(p.detach(), before)
+        assert not optimizer.state
+    else:
+        optimizer.step()
+        assert not torch.equal(p.detach(), before)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email import message_from_bytes
 from email.message import Message
@@ -171,3 +172,11 @@ def test_it_works_beside_torch_alone(kind, empty, said, tmp_path, request):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AIDA_")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "works\n", done.stderr[-4000:]
+
+
+def test_uv_installs_what_pip_installs():
+    """A source of the workspace would be linked to, not copied, where it does not say otherwise."""
+    for file in (ROOT / "pyproject.toml", ROOT / "packages/aida-bench/pyproject.toml"):
+        sources = tomllib.loads(file.read_text())["tool"]["uv"]["sources"]
+        assert sources
+        assert all(source == {"workspace": True, "editable": False} for source in sources.values())

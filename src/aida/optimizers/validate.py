@@ -69,7 +69,7 @@ def _check_together(group: Mapping[str, Any], betas_given: Iterable[Any]) -> Non
         )
     if differentiable and (group.get("state_dtype") == "bfloat16" or group.get("stochastic_rounding")):
         raise RuntimeError(
-            "`differentiable` cannot be had with random rounding, which has no derivative: "
+            "`differentiable` is unavailable with stochastic rounding, which has no derivative: "
             "leave `state_dtype` None and `stochastic_rounding` False"
         )
     if foreach and not group.get("capturable") and any(isinstance(b, Tensor) for b in betas_given):

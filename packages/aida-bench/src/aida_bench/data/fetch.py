@@ -179,6 +179,6 @@ def fetch(dataset: str, title: str, sources: Sequence[Source]) -> tuple[Path, So
             return kept, source
     names = " or ".join(source.filename for source in sources)
     raise UserError(
-        f"{title} could not be had: {'; '.join(reasons)}. Get {names} on a machine that can "
+        f"{title} is unavailable: {'; '.join(reasons)}. Get {names} on a machine that can "
         f"({' or '.join(source.label for source in sources)}) and put it in {folder}."
     )

@@ -34,7 +34,7 @@ def load_imagenet() -> tuple[ImageFolder, ImageFolder]:
     root = cache_folder("imagenet")
     if not (root / "train").is_dir() or not (root / "val").is_dir():
         raise UserError(
-            f"ImageNet could not be had: it may not be passed on, so get it from image-net.org, sort it into "
+            f"ImageNet is unavailable: it may not be passed on, so get it from image-net.org, sort it into "
             f"{root / 'train' / 'CLASS'} and {root / 'val' / 'CLASS'}, or set AIDA_DATA to the folder above."
         )
     train, validation = (read_folder(root / part) for part in ("train", "val"))

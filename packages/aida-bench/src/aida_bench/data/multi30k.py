@@ -48,7 +48,7 @@ def _file(name: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"Multi30k could not be had from the Hugging Face hub ({reason}): get "
+            f"Multi30k is unavailable from the Hugging Face hub ({reason}): get "
             f"{', '.join(FILES.values())} of its data set {REPOSITORY} and put them in {folder}."
         ) from error
     return folder / name

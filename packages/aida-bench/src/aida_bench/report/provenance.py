@@ -58,7 +58,7 @@ def _run(result: Result) -> tuple[str, str, int]:
 
 
 def _product(results: Sequence[Result]) -> set[tuple[str, str, int]] | None:
-    """The runs that one command would make; None where that cannot be known, for want of a recipe."""
+    """The runs that one command would make; None where that cannot be known without a recipe."""
     recipes = {result.config["optimizer"]: recipe_of(result) for result in results}
     grid = _grid(results)
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]

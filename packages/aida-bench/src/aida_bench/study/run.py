@@ -25,14 +25,14 @@ POLL = 5.0
 
 
 @dataclass(frozen=True)
-class Where:
+class Processes:
     """Which processes carry the runs out; no row depends on it."""
 
     workers: int
     ray: str | None = None
 
 
-def carry_out(study: Study, tasks: Sequence[str], where: Where, console: Console) -> bool:
+def carry_out(study: Study, tasks: Sequence[str], processes: Processes, console: Console) -> bool:
     """Run all that is left of the tasks; whether it is all, or the core-hours have ended before."""
     checked: set[str] = set()
     while True:
@@ -47,7 +47,7 @@ def carry_out(study: Study, tasks: Sequence[str], where: Where, console: Console
         make_folder(study.folder)
         jobs = [Job(study.folder / cell.key, cell.config, keep=0, shared=True) for cell in cells]
         with _Watch(jobs, console) as watch:
-            run_all(jobs, min(where.workers, len(jobs)), where.ray, watch)
+            run_all(jobs, min(processes.workers, len(jobs)), processes.ray, watch)
         if watch.all_busy:
             time.sleep(POLL)
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from aida.monitor.plots import MEASURES, Layer, layers
-from aida.monitor.plots.series import coarser, fitting, spaced
+from aida.monitor.plots.series import choose_bins, rebin, subsample
 from aida.monitor.plots.style import IN_LEGEND, caps
 from aida.monitor.schema import histogram_edges
 from aida_bench.report.metrics import Metric, key_label, key_measure
@@ -138,10 +138,10 @@ TIMES, SLIDES, BINS = 200, 60, 100
 def layer_charts(stepsizes: Mapping[str, Sequence[Layer]], time: str) -> View:
     """Each optimizer's layers over time, and what there is to choose from; `time` is "epoch" or "step"."""
     every = [layer for many in stepsizes.values() for layer in many]
-    kept = set(spaced(sorted({at for layer in every for at in layer.time}), TIMES))
+    kept = set(subsample(sorted({at for layer in every for at in layer.time}), TIMES))
     drawn = {at for one in every for at, h in zip(one.time, one.histograms, strict=True) if h and at in kept}
-    slides = spaced(sorted(drawn), SLIDES)
-    numbers = set(spaced(sorted({layer.number for layer in every}), IN_LEGEND))
+    slides = subsample(sorted(drawn), SLIDES)
+    numbers = set(subsample(sorted({layer.number for layer in every}), IN_LEGEND))
     return {
         "time": time,
         "measures": [
@@ -168,7 +168,7 @@ def _layer_chart(layer: Layer, kept: set[int], slides: Sequence[int]) -> View:
         return [short(values[place]) for place in places]
 
     shown = [layer.histograms[place] if layer.time[place] in slides else None for place in places]
-    bins = fitting([each for each in shown if each], BINS)
+    bins = choose_bins([each for each in shown if each], BINS)
     return {
         "layer": layer.number, "parameter": layer.parameter, "time": [layer.time[place] for place in places],
         "mean": line("mean"), "std": line("std"),
@@ -178,5 +178,5 @@ def _layer_chart(layer: Layer, kept: set[int], slides: Sequence[int]) -> View:
 
 
 def _bars(histogram: Mapping[str, Any], bins: int) -> View:
-    wider = coarser(histogram, bins)
+    wider = rebin(histogram, bins)
     return {"edges": list(map(short, histogram_edges(wider))), "counts": wider["counts"]}

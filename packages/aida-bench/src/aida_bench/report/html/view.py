@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aida.monitor.plots import Layer, layers
-from aida.monitor.plots.series import spaced
+from aida.monitor.plots.series import subsample
 from aida_bench.report.html.charts import charts
 from aida_bench.report.metrics import key_label
 from aida_bench.report.names import PLACE, conditions, show
@@ -149,7 +149,7 @@ def shade(rank: int | None, worst: int) -> int:
 def curve_table(group: Group, summaries: Sequence[Summary]) -> View:
     """The curves of the choosing measure in numbers, for those who cannot see them."""
     curves = {s.optimizer: band(group, s.optimizer, group.choosing_key) for s in summaries}
-    epochs = spaced(sorted(set().union(*curves.values())), 8)
+    epochs = subsample(sorted(set().union(*curves.values())), 8)
     measure = group.measure
     shown = [
         [name, *(spread(curve[e], measure) if e in curve else "–" for e in epochs)]
