@@ -49,15 +49,25 @@ MODULES = {
             "tests/optimizers/test_torch_contract.py",
         ],
     ),
-    "layer_batch": (
-        "aida.optimizers.layer_batch",
-        [
-            "tests/optimizers/test_atomic.py", "tests/optimizers/test_values.py",
-            "tests/optimizers/test_layer_batch.py", "tests/optimizers/test_low_precision.py",
-            "tests/optimizers/test_members.py", "tests/optimizers/test_torch_tensors.py",
-            "tests/optimizers/test_release.py",
-        ],
-    ),
+    **{
+        name: (
+            f"aida.optimizers.{name}",
+            [
+                "tests/optimizers/test_atomic.py", "tests/optimizers/test_values.py",
+                "tests/optimizers/test_layer_batch.py", "tests/optimizers/test_low_precision.py",
+                "tests/optimizers/test_members.py", "tests/optimizers/test_torch_tensors.py",
+                "tests/optimizers/test_release.py", "tests/optimizers/test_layers.py",
+            ],
+        )
+        for name in ("layer_batch", "layer_cache")
+    },
+    **{
+        name: (
+            f"aida.optimizers.{name}",
+            ["tests/optimizers/test_layers.py", "tests/optimizers/test_layers_kept.py"],
+        )
+        for name in ("layers", "shared_layers")
+    },
 }  # fmt: skip
 # A fork sees the mutant, a new program does not.
 MARKS = "not slow and not network and not gpu and not distributed and not packaging and not processes"

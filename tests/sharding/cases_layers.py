@@ -15,23 +15,9 @@ from helpers.own_members import Mixing
 from helpers.sharding.checkpoints import load, save
 from helpers.sharding.common import LIMIT, batch, equal_on_ranks, mine, net, raises, train, worst
 from helpers.sharding.launch import on_ranks
-from helpers.sharding.layouts import run
+from helpers.sharding.layouts import columns, rows, run, together
 
 MEMBERS = [(aida.Aida, {}), (aida.LAida, {}), (aida.LAida, dict(layerwise="post")), (Mixing, {})]
-
-
-def rows(name, p):
-    """Blocks that no shard's border respects."""
-    return [slice(0, 1), slice(1, -1), -1] if p.dim() and len(p) > 2 else None
-
-
-def columns(name, p):
-    return [(..., 0), (..., slice(1, None))] if p.dim() > 1 and p.shape[-1] > 1 and p.numel() else None
-
-
-def together(name, p):
-    """Sharded tensors, a replicated one and an empty one, beside slices."""
-    return rows(name, p) if p.dim() == 3 else "all"
 
 
 @on_ranks(2, 4)

@@ -21,7 +21,7 @@ from helpers.members import OWN
 from helpers.own_members import Damped, Mixing
 from helpers.sharding.common import batch, loss, mine, net, train
 from helpers.sharding.launch import on_ranks
-from helpers.sharding.layouts import run
+from helpers.sharding.layouts import columns, rows, run, together
 
 MEMBERS = [(cls, dict(own)) for cls, settings in OWN.items() for own in settings]
 MEMBERS += [(Damped, {"power": 0.5}), (Mixing, {})]
@@ -67,6 +67,17 @@ def rows_on_a_mesh_of_two_by_two():
         _, sharded = run(aida.Aida, mesh, placements, steps=3)
         wrong = different(layer_stepsizes(sharded), layer_stepsizes(plain))
         assert not wrong, (placements, wrong)
+
+
+@on_ranks(2)
+def rows_of_slices_and_of_several_tensors_are_of_whole_layers():
+    mesh = init_device_mesh("cpu", (2,))
+    for cls, own in [(aida.Aida, {}), (aida.LAida, {}), (aida.LAida, dict(layerwise="post"))]:
+        for layers in (rows, columns, together):
+            _, plain = run(cls, steps=3, layers=layers, **own)
+            _, sharded = run(cls, mesh, (Shard(0),), steps=3, layers=layers, **own)
+            wrong = different(layer_stepsizes(sharded), layer_stepsizes(plain))
+            assert not wrong, (cls, own, layers.__name__, wrong)
 
 
 @on_ranks(2)

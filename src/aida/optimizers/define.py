@@ -16,7 +16,7 @@ from .names import KEPT
 from .validate import PLAIN
 
 # What a group has beside a rule's own hyperparameters, and __init__ or torch's schedulers give.
-TAKEN = ("lr", "betas", "eps", "weight_decay", "reduce_groups", *KEPT, *SUMS)
+TAKEN = ("lr", "betas", "eps", "weight_decay", "reduce_groups", "layers", *KEPT, *SUMS)
 
 
 def own_hyperparameters(

@@ -29,6 +29,8 @@ from .rule import Rule, coefficients, where_finite
 from .shared_layers import add_up, once, with_counts
 from .state import rounds
 
+WIDTH = len(SUMS)  # of a row of gram, without the count of elements that shared_layers.py appends
+
 
 @dataclass(slots=True)
 class StepBatch:
@@ -189,7 +191,7 @@ def _rule(step: StepBatch, gram: Any) -> tuple[Coefficients, Any]:
         assert not callable(step.rule)
         return step.rule, None
     keys = step.batch.keys
-    sums = gram if gram.shape[1] == len(SUMS) else gram[:, : len(SUMS)]
+    sums = gram if gram.shape[1] == WIDTH else gram[:, :WIDTH]
     alpha, beta = coefficients(step.rule, sums) if keys is None else once(keys, step.rule, sums)
     if step.scalars.layerwise != "pre":
         return (alpha, beta), None

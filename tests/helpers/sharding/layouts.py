@@ -41,3 +41,17 @@ def run(cls, mesh=None, placements=(), steps=STEPS, **kwargs):
             p.grad = shard(g, mesh, placements) if mesh else g
         optimizer.step()
     return params, optimizer
+
+
+def rows(name, p):
+    """Blocks that no shard's border respects."""
+    return [slice(0, 1), slice(1, -1), -1] if p.dim() and len(p) > 2 else None
+
+
+def columns(name, p):
+    return [(..., 0), (..., slice(1, None))] if p.dim() > 1 and p.shape[-1] > 1 and p.numel() else None
+
+
+def together(name, p):
+    """Sharded tensors, a replicated one and an empty one, beside slices."""
+    return rows(name, p) if p.dim() == 3 else "all"
