@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+import jax
 
 from .layers import Leaf
 
@@ -35,13 +36,18 @@ def numel(leaf: Leaf) -> int:
 
 def check_axes(leaves: Sequence[Leaf], arrays: Sequence[Any]) -> None:
     """Raise ValueError where shard_map splits a leaf and axis_name does not say so."""
-    typeof: Any = getattr(jax, "typeof", lambda x: None)
     for leaf, x in zip(leaves, arrays, strict=True):
-        varying = sorted(getattr(typeof(x), "vma", ()))
-        names = ", ".join(map(repr, varying))
-        if varying and leaf.axes is None:
+        if leaf.axes is None and (varying := _varying(x)):
+            names = ", ".join(map(repr, varying))
             raise ValueError(
-                f"leaf {leaf.name!r} differs along {names} of the mesh, and axis_name "
-                f"is None: give the axes that split its layers, axis_name={varying[0]!r}, or axis_name=() if "
-                "every piece is a layer of its own"
+                f"leaf {leaf.name!r} differs along {names} of the mesh, and axis_name is None: give the "
+                f"axes that split its layers, axis_name={varying[0]!r}, or axis_name=() if every piece is a "
+                "layer of its own"
             )
+
+
+def _varying(x: Any) -> list[str]:
+    """The axes along which shard_map knows an array to differ; none where this jax does not tell."""
+    kind: Any = getattr(jax, "typeof", lambda x: None)(x)
+    kind = getattr(kind, "manual_axis_type", kind)
+    return sorted(getattr(kind, "varying", None) or getattr(kind, "vma", None) or ())

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
-import jax
 import numpy as np
+
+import jax
 
 from . import family
 from .layer_sums import COLUMNS, histogram_top, measured

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+
+import jax
 
 from . import family
 
@@ -18,9 +19,13 @@ def step_scalars(
     count: Any, *, b1: Any, b2: Any, eps: Any, eps_out: Any, rectify: bool
 ) -> tuple[Any, Any, Any, Any]:
     """family.step_scalars of step `count` with lr = 1, in the widest float type that is enabled."""
-    t = jnp.asarray(count, jnp.result_type(float))
+    wide = jnp.result_type(float)
+    t = jnp.asarray(count, wide)
+    b1, b2, eps, eps_out = (x.astype(wide) if isinstance(x, jax.Array) else x for x in (b1, b2, eps, eps_out))
     rho = rectified_length(b2, t) if rectify else None
     bias1, bias2 = bias_correction(b1, t), bias_correction(b2, t)
+    if isinstance(eps, jax.Array):  # one that was held in float16 may be 0
+        eps = jnp.maximum(eps, jnp.finfo(jnp.float32).tiny)
     return family.corrected_scalars(bias1, bias2, rho, lr=1.0, b2=b2, eps=eps, eps_out=eps_out)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import optax
+
+import jax
 
 from .. import family
 from ..documented import documented

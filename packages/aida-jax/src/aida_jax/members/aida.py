@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax
 import optax
+
+import jax
 
 from .. import family
 from ..documented import documented
