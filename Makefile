@@ -61,7 +61,7 @@ test-jax test-jax-oldest test-jax-newest: test-jax%: $(BIN)/uv
 	rm -rf build/jax$*
 	$(BIN)/uv build --quiet --no-build-isolation --python $(VENV)-jax$*/bin/python --out-dir build/jax$* packages/aida-jax
 	$(BIN)/uv pip install --quiet --python $(VENV)-jax$*/bin/python --no-deps build/jax$*/*.whl
-	$(VENV)-jax$*/bin/python -m pytest -q --confcutdir tests/jax tests/jax $(JAX_TESTS)
+	$(VENV)-jax$*/bin/python -m pytest -q --confcutdir tests/jax_alone tests/jax_alone $(JAX_TESTS)
 
 # The optimizers' tests with other instruction sets, threads and orders; a quarter of an hour on two cores.
 # SEED draws other orders.

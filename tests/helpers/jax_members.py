@@ -1,11 +1,11 @@
 """The members of aida_jax that its tests run over, and the small things they share; without torch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import aida_jax
-import jax
 
 # Every member in each of its forms: by name, (function, its own arguments).
 MEMBERS = {

@@ -4,9 +4,8 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import pytest
-
 import jax
+import pytest
 
 
 @pytest.fixture(autouse=True)

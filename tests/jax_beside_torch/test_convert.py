@@ -2,6 +2,7 @@
 
 import copy
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,7 +11,6 @@ import torch
 
 import aida
 import aida_jax
-import jax
 from helpers.jax_twins import FORMS, TWINS
 
 LR, BETAS = 1e-2, (0.8, 0.99)

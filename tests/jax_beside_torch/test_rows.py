@@ -3,13 +3,13 @@
 from importlib import import_module
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import aida_jax
-import jax
 from aida import monitor as of_torch_side
 from aida.monitor import plots
 from aida_bench.cli import app

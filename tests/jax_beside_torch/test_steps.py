@@ -1,5 +1,6 @@
 """Both sides take the same steps: the torch side's reference backend is the oracle, in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ import torch
 
 import aida
 import aida_jax
-import jax
 from helpers.jax_twins import FORMS, apart, steps, twins
 
 SETTINGS = 100

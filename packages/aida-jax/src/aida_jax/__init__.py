@@ -1,5 +1,6 @@
 """Layerwise adaptive optimizers for JAX: Aida (arXiv 2203.13273) and its family, as optax transformations."""
 
+from . import monitor
 from .convert import state_from_torch, state_to_torch
 from .members import (
     adabelief,
@@ -29,6 +30,7 @@ __all__ = [
     "ladam",
     "laida",
     "layer_stepsizes",
+    "monitor",
     "scale_by_adabelief",
     "scale_by_adam_plus",
     "scale_by_aida",

@@ -7,9 +7,8 @@ from functools import partial
 from math import ceil, log2
 from typing import Any
 
-import jax.numpy as jnp
-
 import jax
+import jax.numpy as jnp
 
 from .layers import Leaf, StackedAxes, as_real, leaves_of
 from .monitor.schema import AT_CAP, PER_OCTAVE

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
-
-import jax
 
 StackedAxes: TypeAlias = Callable[[str], int]
 """Of a leaf's path, such as "blocks/kernel", how many of its leading axes count layers."""

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
-import numpy as np
-
 import jax
+import numpy as np
 
 from . import family
 from .layer_sums import COLUMNS, histogram_top, measured

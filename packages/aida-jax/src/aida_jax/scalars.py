@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax.numpy as jnp
-
 import jax
+import jax.numpy as jnp
 
 from . import family
 
@@ -43,7 +42,8 @@ def rectified_length(b2: Any, t: jax.Array) -> jax.Array:
     y = t * rate
     small = jnp.minimum(y, 0.3)
     series = sum(factor * small**n for n, factor in _SERIES.items())
-    large = 1 - y / jnp.expm1(jnp.maximum(y, 0.3))
+    large = jnp.clip(y, 0.3, 80.0)  # where it ends, the quotient is 0 to any precision
+    large = 1 - large / jnp.expm1(large)
     return _offset(b2, rate) + 2 / rate * jnp.where(y < 0.3, series, large)
 
 

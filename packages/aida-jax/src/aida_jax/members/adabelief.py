@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import optax
-
 import jax
+import optax
 
 from .. import family
 from ..documented import documented

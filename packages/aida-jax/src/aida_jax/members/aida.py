@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import optax
-
 import jax
+import optax
 
 from .. import family
 from ..documented import documented

@@ -3,12 +3,12 @@
 import inspect
 from collections import Counter
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-import jax
 from helpers.jax_members import MEMBERS, assert_bitwise, made, static_args, trained, tree, worst
 from helpers.jax_targets import TARGETS
 

@@ -1,12 +1,12 @@
 """Half-size types: sums and stepsizes of float32, and each trap of those types."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import aida_jax
-import jax
 from helpers.jax_members import MEMBERS, made, static_args, trained, tree, worst
 
 every_member = pytest.mark.parametrize("name", MEMBERS)

@@ -2,13 +2,13 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import aida_jax
-import jax
 from aida_jax import monitor
 from helpers.jax_members import MEMBERS, made, trained, tree
 

@@ -5,9 +5,8 @@ import os
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import pytest
-
 import jax
+import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,13 @@
 
 from collections import Counter
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import aida_jax
-import jax
 from helpers.jax_members import MEMBERS, assert_bitwise, made, trained, tree, worst
 
 every_member = pytest.mark.parametrize("name", MEMBERS)

@@ -4,13 +4,13 @@ import json
 from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import aida_jax
-import jax
 
 FILES = sorted((Path(__file__).parents[1] / "published" / "golden").glob("*.npz"))
 LIMIT = {"float64": 1e-12, "float32": 1e-6}

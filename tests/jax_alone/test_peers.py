@@ -1,12 +1,12 @@
 """Members in the libraries that JAX users have: flax, equinox, orbax."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import aida_jax
-import jax
 from helpers.jax_members import MEMBERS, assert_bitwise, made, trained, worst
 
 every_member = pytest.mark.parametrize("name", MEMBERS)
