@@ -6,12 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := requirements/dev.txt
-# All that both distributions and their development need, but for these two themselves.
+# All that the distributions and their development need, but for these themselves.
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --no-annotate \
-	--no-emit-package aida-optim --no-emit-package aida-bench --no-emit-index-url --no-emit-find-links \
-	--all-extras --group pyproject.toml:dev pyproject.toml packages/aida-bench/pyproject.toml
+	--no-emit-package aida-optim --no-emit-package aida-bench --no-emit-package aida-jax --no-emit-index-url \
+	--no-emit-find-links --all-extras
+PROJECTS := pyproject.toml packages/aida-bench/pyproject.toml packages/aida-jax/pyproject.toml
+DEV := --group pyproject.toml:dev $(PROJECTS)
 
-.PHONY: help install demo test test-matrix test-distributed test-runner study-ci test-floors test-oldest test-newest \
+.PHONY: help install demo test test-jax test-jax-oldest test-jax-newest test-matrix test-distributed test-runner study-ci test-floors test-oldest test-newest \
 	dist-check lint format coverage mutate fuzz sanitize sanitize-threads bench lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -19,19 +21,19 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --no-annotate \
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP)  ## .venv with both distributions and all that developing needs
+install: $(STAMP)  ## .venv with the distributions and all that developing needs
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[0-9.]*' $(LOCK))"
 
 # A new package is found only by installing again.
-$(STAMP): $(BIN)/uv $(LOCK) pyproject.toml CMakeLists.txt packages/aida-bench/pyproject.toml \
+$(STAMP): $(BIN)/uv $(LOCK) $(PROJECTS) CMakeLists.txt \
 		$(wildcard csrc/* src/aida/*/__init__.py src/aida/*/*/__init__.py)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation \
 		--reinstall-package aida-optim -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) --editable . \
-		--editable packages/aida-bench
+		--editable packages/aida-bench --editable packages/aida-jax
 	@test -e src/aida/backends/_step_cpu.so || echo "The CPU kernel was left out (a C++ compiler with OpenMP builds it)."
 	@touch $@
 
@@ -40,6 +42,26 @@ demo: install  ## compare six optimizers on handwritten digits
 
 test: install  ## the fast tests
 	$(BIN)/python -m pytest -q
+
+# The wheel of aida-jax, made of its sdist, in an environment without torch; docs/guide/jax.md.
+# JAX_TESTS: other arguments of pytest, such as -k sharding.
+JAX_TESTS ?=
+JAX_LOCK := requirements/jax.txt
+test-jax:  ## aida-jax, its wheel beside jax and optax without torch
+test-jax-oldest:  ## and with the lowest version of every dependency
+test-jax-newest:  ## and with the newest
+test-jax-oldest: RESOLUTION := lowest-direct
+test-jax-newest: RESOLUTION := highest
+test-jax test-jax-oldest test-jax-newest: test-jax%: $(BIN)/uv
+	$(BIN)/uv venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" $(VENV)-jax$*
+	mkdir -p build
+	$(if $*,$(COMPILE) --group pyproject.toml:jax packages/aida-jax/pyproject.toml --resolution $(RESOLUTION) \
+		--python $(VENV)-jax$*/bin/python --output-file build/requirements-jax$*.txt)
+	$(BIN)/uv pip sync --quiet --python $(VENV)-jax$*/bin/python $(if $*,build/requirements-jax$*.txt,$(JAX_LOCK))
+	rm -rf build/jax$*
+	$(BIN)/uv build --quiet --no-build-isolation --python $(VENV)-jax$*/bin/python --out-dir build/jax$* packages/aida-jax
+	$(BIN)/uv pip install --quiet --python $(VENV)-jax$*/bin/python --no-deps build/jax$*/*.whl
+	$(VENV)-jax$*/bin/python -m pytest -q --confcutdir tests/jax_alone tests/jax_alone $(JAX_TESTS)
 
 # The optimizers' tests with other instruction sets, threads and orders; a quarter of an hour on two cores.
 # SEED draws other orders.
@@ -72,10 +94,12 @@ test-newest: RESOLUTION := highest
 test-oldest test-newest: test-%: $(BIN)/uv
 	$(BIN)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(VENV)-$*
 	mkdir -p build
-	$(COMPILE) --python $(VENV)-$*/bin/python --resolution $(RESOLUTION) --output-file build/requirements-$*.txt
+	$(COMPILE) $(DEV) --python $(VENV)-$*/bin/python --resolution $(RESOLUTION) \
+		--output-file build/requirements-$*.txt
 	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python -r build/requirements-$*.txt
 	PATH="$(CURDIR)/$(VENV)-$*/bin:$$PATH" $(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --no-deps \
-		--no-build-isolation -C build-dir=build/$* -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) . ./packages/aida-bench
+		--no-build-isolation -C build-dir=build/$* -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) . ./packages/aida-bench \
+		./packages/aida-jax
 	UV_RESOLUTION=$(RESOLUTION) $(VENV)-$*/bin/python -m pytest -q \
 		-m 'not slow and not network and not gpu and not distributed'
 
@@ -136,9 +160,11 @@ bench: install  ## what a step costs on this machine
 	$(BIN)/aida bench step
 
 UPGRADE ?= --upgrade
-lock: install  ## requirements/dev.txt anew (UPGRADE= keeps the versions that are in it)
-	$(COMPILE) --universal --python-version 3.11 --generate-hashes $(UPGRADE) --output-file $(LOCK)
+lock: install  ## requirements/ anew (UPGRADE= keeps the versions that are there)
+	$(COMPILE) $(DEV) --universal --python-version 3.11 --generate-hashes $(UPGRADE) --output-file $(LOCK)
+	$(COMPILE) --group pyproject.toml:jax packages/aida-jax/pyproject.toml --constraints $(LOCK) \
+		--universal --python-version 3.11 --generate-hashes $(UPGRADE) --output-file $(JAX_LOCK)
 
 clean:  ## remove all that was made
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-jax $(VENV)-jax-oldest $(VENV)-jax-newest build dist .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
 	find src packages tests benchmarks reproduce tools packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -58,18 +58,24 @@ def stepsize_cap(eps, b2):
 
 
 def step_scalars(t, *, lr, b1, b2, eps, eps_out, rectify):
-    """(inv_bias2, eps_in_root, eps_out, step_size) of step t.
+    """(inv_bias2, eps_in_root, eps_out, step_size) of step t, as corrected_scalars gives them."""
+    bias1, bias2 = 1 - b1**t, 1 - b2**t
+    rho = 2 / (1 - b2) - 1 - 2 * t * b2**t / bias2 if rectify else None
+    return corrected_scalars(bias1, bias2, rho, lr=lr, b2=b2, eps=eps, eps_out=eps_out)
+
+
+def corrected_scalars(bias1, bias2, rho, *, lr, b2, eps, eps_out):
+    """(inv_bias2, eps_in_root, eps_out, step_size) of a step t.
 
     u = 1/(sqrt(v*inv_bias2 + eps_in_root) + eps_out), and the update is p - step_size*u*m.
-    eps_in_root = eps/(1-b2) is what adding eps into v at every step amounts to.
-    With rectify, step_size carries the rectification factor of RAdam (arXiv 1908.03265) as published
-    AdaBelief applies it; while the variance is intractable (rho < 5), u is exactly 1.
+    bias1, bias2: 1 - b1^t and 1 - b2^t. eps_in_root = eps/(1-b2) is what adding eps into v at every step
+    amounts to. rho: None, or 2/(1-b2) - 1 - 2t*b2^t/bias2 for the rectification factor of RAdam
+    (arXiv 1908.03265) in step_size, as published AdaBelief applies it; while the variance is intractable
+    (rho < 5), u is exactly 1.
     """
-    bias1, bias2 = 1 - b1**t, 1 - b2**t
-    if not rectify:
+    if rho is None:
         return 1 / bias2, eps / (1 - b2), eps_out, lr / bias1
     rho_inf = 2 / (1 - b2) - 1
-    rho = rho_inf - 2 * t * b2**t / bias2
     on = 1.0 * (rho >= 5)
     rho, rho_inf = (on * x + (1 - on) * 5 for x in (rho, rho_inf))  # 5 and 5 give a factor of 1
     factor = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5

@@ -6,7 +6,7 @@ float64, which goes on to inf and nan where Python's own would raise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf, isfinite, log2, nan
 from typing import Any
 
@@ -89,6 +89,20 @@ def spread(rows: Iterable[Row]) -> Row:
     found = {"mean": centre, "std": deviation, "min": averages.min(), "max": averages.max(),
              "ratio": deviation / centre}  # fmt: skip
     return {"kind": "spread", "layers": len(averages), **{key: float(x) for key, x in found.items()}}
+
+
+def record(rows: Sequence[Row], **about: Any) -> list[Row]:
+    """What sinks take of one step: the layers' rows, then their spread; `about`, such as run, in each.
+
+    Example:
+        >>> from aida.monitor import Memory
+        >>> memory = Memory()
+        >>> memory.write(record([{"kind": "stepsize", "step": 1, "mean": 2.0}], run="first"))
+        >>> [(row["kind"], row["run"], row["mean"]) for row in memory.rows]
+        [('stepsize', 'first', 2.0), ('spread', 'first', 2.0)]
+    """
+    whole = [*rows, {**spread(rows), "step": rows[0]["step"]}]
+    return [{"kind": row["kind"], **about, **row} for row in whole]
 
 
 @quiet

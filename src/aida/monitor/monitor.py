@@ -19,7 +19,7 @@ from ..optimizers.release import is_released
 from .collect import Pending, Select, collect
 from .definitions import counter, definition_for, on_host, unknown
 from .files import RowFile
-from .measures import spread
+from .measures import record
 from .names import unwrapped, warn_of_another_model
 from .schema import Row, new_run
 from .sinks import MEMORY, Memory, Sink, Sinks, as_sinks
@@ -194,14 +194,13 @@ class StepsizeMonitor:
             self._warn(f"layer {name}", said, error)
         if not rows:
             return
-        rows.append({**spread(rows), "step": rows[0]["step"]})
         if self.run is None:
-            self.run = self._continued(rows) or new_run(type(self.optimizer).__name__)
+            self.run = self._continued(record(rows)) or new_run(type(self.optimizer).__name__)
         about = {"run": self.run} | ({"optimizer": self.name} if self.name else {})
         for number, sink in enumerate(self.sinks):
             said = f"{type(sink).__name__} could not write the record of step {rows[0]['step']}"
             with self._harmless(f"sink {number}", lambda said=said: said):
-                sink.write([{"kind": row["kind"], **about, **row} for row in rows])
+                sink.write(record(rows, **about))
 
     def _continued(self, rows: list[Row]) -> str | None:
         """The run in a file that this training goes on from: its last record is of the steps before."""

@@ -1,0 +1,194 @@
+"""States from the torch side to this one and back, for the same model on both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .layers import Leaf, StackedAxes, leaves_of
+from .transform import ScaleByAidaState
+
+Named = Mapping[str, np.ndarray]
+STATE = ("step", "exp_avg", "exp_avg_var")
+
+
+def state_from_torch(
+    state_dict: Mapping[str, Any],
+    to_tree: Callable[[dict[str, np.ndarray]], Any],
+    names: Sequence[str] | None = None,
+    *,
+    layers: StackedAxes | None = None,
+) -> ScaleByAidaState:
+    """The state of a member of aida.optimizers as that of the same member here.
+
+    Arguments:
+        state_dict: what optimizer.state_dict() of the torch side gives.
+        to_tree: the function by which the model's parameters come here, of NumPy arrays by their torch names
+            to the tree of parameters: transposed, stacked, renamed. It is called with the moments.
+        names: the parameters' names in the optimizer's order, such as
+            [name for name, _ in model.named_parameters()]. Default: None, the names in the state, which it
+            has where the optimizer was given named parameters.
+        layers: as the member here is given it.
+
+    Returns a ScaleByAidaState, to put where the member's own is: optimizer.init(params) with its first entry
+    replaced, for a member with a learning rate. Hyperparameters do not come with it. Raises ValueError where
+    layers have been stepped a different number of times, which one count cannot say, with their names; where
+    there are no names, and for a state that is none of this family's.
+
+    Example:
+        >>> import aida, aida_jax, torch
+        >>> model = torch.nn.Linear(3, 2)
+        >>> of_torch = aida.Aida(model.named_parameters(), lr=1e-3)
+        >>> model(torch.ones(4, 3)).sum().backward()
+        >>> of_torch.step()
+        >>> def to_tree(named):
+        ...     return {"kernel": named["weight"].T, "bias": named["bias"]}
+        >>> params = to_tree({name: p.detach().numpy() for name, p in model.named_parameters()})
+        >>> optimizer = aida_jax.aida(1e-3)
+        >>> state = optimizer.init(params)
+        >>> state = (aida_jax.state_from_torch(of_torch.state_dict(), to_tree), *state[1:])
+        >>> state[0].mu["kernel"].shape, int(state[0].count)
+        ((3, 2), 1)
+    """
+    by_name = _named_states(state_dict, names)
+    counts = {name: int(float(of_p["step"])) if of_p else 0 for name, of_p in by_name.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(_different(counts))
+    if not any(by_name.values()):
+        raise ValueError(
+            "this state is empty: nothing was stepped yet, and optimizer.init(params) is its like"
+        )
+    m = {name: _array(of_p["exp_avg"]) for name, of_p in by_name.items()}
+    v = {name: _array(of_p["exp_avg_var"]) for name, of_p in by_name.items()}
+    pooled = any(v[name].ndim == 0 and m[name].ndim > 0 for name in m)
+    mu = jax.tree.map(jnp.array, to_tree(m))
+    if not pooled:
+        nu = jax.tree.map(jnp.array, to_tree(v))
+    else:  # v of each layer in all of its places, so that it goes where the layer goes
+        spread = to_tree({name: np.broadcast_to(v[name], m[name].shape) for name in m})
+        leaves, arrays, treedef = leaves_of(spread, layers)
+        nu = treedef.unflatten(
+            [jnp.array(_one_each(leaf, x)) for leaf, x in zip(leaves, arrays, strict=True)]
+        )
+    return ScaleByAidaState(jnp.asarray(next(iter(counts.values())), jnp.int32), mu, nu)
+
+
+def state_to_torch(
+    state: ScaleByAidaState,
+    optimizer: Any,
+    from_tree: Callable[[Any], Mapping[str, Any]],
+    names: Sequence[str] | None = None,
+    *,
+    layers: StackedAxes | None = None,
+) -> dict[str, Any]:
+    """The opposite: a state dict for the same member of the torch side, to load with load_state_dict.
+
+    Arguments:
+        state: a member's ScaleByAidaState, the first entry of the state of a member with a learning rate.
+        optimizer: the member of the torch side, for its parameters and groups, which stay as they are.
+        from_tree: the function by which parameters go to torch: of the tree, to arrays by their torch names.
+        names: as in state_from_torch; here for an optimizer that was not given named parameters.
+        layers: as the member here was given it.
+
+    Returns a dict as optimizer.state_dict() gives it. Every layer's counter is the count. Raises ValueError
+    where names or shapes differ. Needs torch.
+
+    Example:
+        >>> import aida, aida_jax, jax.numpy as jnp, torch
+        >>> def from_tree(tree):
+        ...     return {"weight": tree["kernel"].T, "bias": tree["bias"]}
+        >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+        >>> optimizer = aida_jax.aida(1e-3)
+        >>> _, state = optimizer.update(params, optimizer.init(params), params)
+        >>> of_torch = aida.Aida(torch.nn.Linear(3, 2).named_parameters(), lr=1e-3)
+        >>> of_torch.load_state_dict(aida_jax.state_to_torch(state[0], of_torch, from_tree))
+        >>> [float(of_p["step"]) for of_p in of_torch.state.values()]
+        [1.0, 1.0]
+    """
+    import torch  # here alone: the package does not need it
+
+    given = optimizer.state_dict()
+    order = _names(given, names)
+    of_name = dict(zip(order, (p for group in optimizer.param_groups for p in group["params"]), strict=True))
+    leaves, mu, treedef = leaves_of(state.mu, layers)
+    nu = treedef.flatten_up_to(state.nu)
+    shapes = [jnp.shape(x) for x in mu]
+    pooled = any(np.shape(x) != shape for x, shape in zip(nu, shapes, strict=True))
+    if pooled:
+        nu = [
+            np.broadcast_to(np.reshape(x, (*leaf.stack, *[1] * (len(shape) - leaf.stacked))), shape)
+            for leaf, x, shape in zip(leaves, nu, shapes, strict=True)
+        ]
+    m, v = from_tree(state.mu), from_tree(treedef.unflatten(nu))
+    states: dict[int, dict[str, Any]] = {}
+    for key, (name, p) in enumerate(of_name.items()):
+        if name not in m or np.shape(m[name]) != tuple(p.shape):
+            got = f"the shape {np.shape(m[name])}" if name in m else "no such name"
+            raise ValueError(
+                f"parameter {name!r} has the shape {tuple(p.shape)}, and from_tree gives {got}: it must give "
+                "every parameter of the optimizer by its torch name, as torch has it"
+            )
+        of_v = np.asarray(v[name]).reshape(-1)[0] if pooled else v[name]
+        arrays = (np.float32(state.count), m[name], of_v)
+        states[key] = {part: torch.tensor(np.array(x)) for part, x in zip(STATE, arrays, strict=True)}
+    return {**given, "state": states}
+
+
+def _named_states(state_dict: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """Each parameter's state by its name, {} where it has none."""
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= {*state_dict}:
+        raise ValueError(
+            "state_dict is not what a torch optimizer's state_dict() gives, with its groups and states"
+        )
+    order = _names(state_dict, names)
+    keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+    by_name = {name: state_dict["state"].get(key, {}) for name, key in zip(order, keys, strict=True)}
+    for name, of_p in by_name.items():
+        if of_p and not {*STATE} <= {*of_p}:
+            raise ValueError(
+                f"the state of {name!r} has {', '.join(of_p)} and not {', '.join(STATE)}: it is of another "
+                "optimizer than this family's"
+            )
+    return by_name
+
+
+def _names(state_dict: Mapping[str, Any], names: Sequence[str] | None) -> list[str]:
+    groups = state_dict["param_groups"]
+    count = sum(len(group["params"]) for group in groups)
+    if names is None and all("param_names" in group for group in groups):
+        names = [name for group in groups for name in group["param_names"]]
+    if names is None or len(names) != count:
+        raise ValueError(
+            f"the optimizer has {count} parameters and {'no' if names is None else len(names)} names: give "
+            "names=[name for name, _ in model.named_parameters()], in the optimizer's order"
+        )
+    return list(names)
+
+
+def _different(counts: Mapping[str, int]) -> str:
+    of_count: dict[int, list[str]] = {}
+    for name, count in counts.items():
+        of_count.setdefault(count, []).append(name)
+    told = "; ".join(
+        f"{count} steps: {', '.join(names[:3])}{', …' * (len(names) > 3)}"
+        for count, names in of_count.items()
+    )
+    return (
+        f"layers have taken different numbers of steps, and here one count stands for all ({told}): give "
+        "each set a member of its own, by optax.partition, and convert their states one by one"
+    )
+
+
+def _array(x: Any) -> np.ndarray:
+    """A tensor, of bfloat16 too, as NumPy's."""
+    x = x.detach().cpu()
+    return (x.float() if "bfloat16" in str(x.dtype) else x).numpy()
+
+
+def _one_each(leaf: Leaf, x: Any) -> np.ndarray:
+    """One entry of each layer of a leaf whose layers are constant."""
+    return np.asarray(x).reshape(*leaf.stack, -1)[..., 0]

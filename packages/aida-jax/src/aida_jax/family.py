@@ -1,0 +1,1 @@
+../../../../src/aida/family.py

@@ -1,0 +1,126 @@
+"""What a layer is: a leaf of the tree, or each entry along the leading axes of a leaf that stacks layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+StackedAxes: TypeAlias = Callable[[str], int]
+"""Of a leaf's path, such as "blocks/kernel", how many of its leading axes count layers."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One leaf as real numbers, [*stack, *one layer]; a complex one has its real and imaginary parts last."""
+
+    name: str
+    shape: tuple[int, ...]
+    stacked: int  # leading axes that count layers
+    axes: tuple[str, ...] | None  # of the mesh, which split its layers; None where nothing was said
+    start: int  # the number of its first layer
+    is_complex: bool
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        return self.shape[: self.stacked]
+
+    @property
+    def count(self) -> int:
+        """How many layers it holds."""
+        return prod(self.stack)
+
+    @property
+    def numel(self) -> int:
+        """Elements of one layer, or of the piece of it that is here."""
+        return prod(self.shape[self.stacked :])
+
+    def sum(self, x: jax.Array) -> jax.Array:
+        """Of each layer, [count]."""
+        return jnp.sum(x, axis=tuple(range(self.stacked, len(self.shape)))).reshape(self.count)
+
+    def spread(self, x: Any) -> jax.Array:
+        """One number for each layer, of any shape, as an array that broadcasts against the leaf."""
+        return jnp.reshape(x, (*self.stack, *[1] * (len(self.shape) - self.stacked)))
+
+    def of(self, column: Any, dtype: Any) -> Any:
+        """Its part of a column [L], to broadcast against it; a number for all layers as it is."""
+        if not isinstance(column, jax.Array):
+            return column
+        column = column.astype(dtype)
+        return self.spread(column[self.start : self.start + self.count]) if column.ndim else column
+
+
+def leaves_of(
+    tree: Any, layers: StackedAxes | None, axis_name: Any = ()
+) -> tuple[list[Leaf], list[Any], Any]:
+    """(the leaves of a tree, numbered by layer; their arrays; the tree's structure).
+
+    Raises TypeError for a leaf that is not of floats, ValueError for what `layers` gives.
+    """
+    with_paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    found: list[Leaf] = []
+    start = 0
+    for path, x in with_paths:
+        name, shape, dtype = path_name(path), jnp.shape(x), jnp.result_type(x)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"leaf {name!r} is of {dtype}, which has no gradient: leave it out, by optax.masked or by "
+                "optax.partition"
+            )
+        axes: Any = axis_name(name) if callable(axis_name) else axis_name
+        axes = (axes,) if isinstance(axes, str) else None if axes is None else tuple(axes)
+        stacked = _stacked(layers, name, shape)
+        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        found.append(Leaf(name, (*shape, 2) if is_complex else shape, stacked, axes, start, is_complex))
+        start += found[-1].count
+    return found, [x for _, x in with_paths], treedef
+
+
+def concatenated(columns: Sequence[jax.Array]) -> jax.Array:
+    """Columns of leaves as one of all layers, [L], in the widest of their types."""
+    return columns[0] if len(columns) == 1 else jnp.concatenate(columns)
+
+
+def _stacked(layers: StackedAxes | None, name: str, shape: tuple[int, ...]) -> int:
+    count = 0 if layers is None else layers(name)
+    if not isinstance(count, int) or not 0 <= count <= len(shape):
+        raise ValueError(
+            f"layers({name!r}) is {count!r}; it must be how many leading axes of the shape {shape} count "
+            f"layers, an integer from 0 (the whole leaf is one layer) to {len(shape)}"
+        )
+    return int(count)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Keys, names and numbers with / between them, as in "blocks/0/kernel"."""
+    return "/".join(map(_key_name, path))
+
+
+def _key_name(key: Any) -> str:
+    if isinstance(key, DictKey | FlattenedIndexKey):
+        return str(key.key)
+    if isinstance(key, SequenceKey):
+        return str(key.idx)
+    return key.name if isinstance(key, GetAttrKey) else str(key)
+
+
+def as_real(x: Any) -> jax.Array:
+    """As real numbers, the two parts of a complex one last; float32 at least."""
+    x = jnp.asarray(x)
+    if jnp.iscomplexobj(x):
+        x = jnp.stack([x.real, x.imag], axis=-1)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def as_given(x: jax.Array, like: Any) -> jax.Array:
+    """The opposite: of the shape and type of `like`."""
+    dtype = jnp.result_type(like)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        x = jax.lax.complex(x[..., 0], x[..., 1])
+    return x.astype(dtype).reshape(jnp.shape(like))

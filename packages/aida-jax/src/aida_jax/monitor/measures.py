@@ -1,0 +1,1 @@
+../../../../../src/aida/monitor/measures.py

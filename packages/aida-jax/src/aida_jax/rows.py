@@ -1,0 +1,143 @@
+"""layer_stepsizes: a member's stepsizes as rows, the same as aida.monitor's of the torch side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import family
+from .layer_sums import COLUMNS, histogram_top, measured
+from .layers import Leaf, leaves_of, path_name
+from .monitor import measures
+from .monitor.schema import Row
+from .settings import Member, Settings
+from .transform import ScaleByAidaState
+
+
+def layer_stepsizes(
+    state: Any,
+    params: Any,
+    grads: Any = None,
+    *,
+    optimizer: Any,
+    select: Callable[[str], bool] | None = None,
+) -> list[Row]:
+    """A row of measures for each layer, as the last update left it.
+
+    u = 1/(sqrt(v/(1-b2^t) + eps/(1-b2)) + eps_out): neither the learning rate nor the first bias correction
+    is in it, as in the figure of arXiv 2203.13273. Rows are as those of aida.monitor: its sinks, its plots
+    and the command `aida stepsizes` take them; aida_jax.monitor has sinks and plots without torch.
+
+    Arguments:
+        state: the optimizer's state after the update, with one member's ScaleByAidaState in it, wherever a
+            chain, a mask or inject_hyperparams has put that.
+        params: the parameters after the update has been applied.
+        grads: the gradients that the member's update was given; they give the cosine and the norm of g, and
+            the residual. Default: None, which leaves those None.
+        optimizer: the member that the state is of, as aida_jax.aida(1e-3) gives it. Where hyperparameters are
+            injected: aida_jax.aida(K=2, **state.hyperparams). A member without a learning rate, such as
+            scale_by_aida(), gives no update_ratio.
+        select: a function of a leaf's path that says whether it is measured. Default: None, all.
+
+    Returns rows as aida.monitor's schema lists them, none before the first step; a layer of a leaf that
+    stacks several is called "blocks/kernel[3]". It takes one compiled pass over the layers, whose arrays may
+    be sharded (outside of shard_map). Raises TypeError for an optimizer that is no member, ValueError for a
+    state with no member's state in it or several, KeyError where params lack a leaf.
+
+    Example:
+        >>> import aida_jax, jax, jax.numpy as jnp, optax
+        >>> optimizer = aida_jax.aida(1e-3)
+        >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+        >>> grads = jax.tree.map(lambda p: p + 1, params)
+        >>> updates, state = optimizer.update(grads, optimizer.init(params), params)
+        >>> params = optax.apply_updates(params, updates)
+        >>> rows = aida_jax.layer_stepsizes(state, params, grads, optimizer=optimizer)
+        >>> [(row["parameter"], row["numel"], round(row["cos"], 3)) for row in rows]
+        [('bias', 2, 1.0), ('kernel', 6, 1.0)]
+    """
+    if not isinstance(optimizer, Member):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; it must be the member that the state is of, as "
+            "aida_jax.aida(1e-3) gives it"
+        )
+    s, own = optimizer.settings, member_state(state)
+    count = int(own.count)
+    leaves, _, _ = leaves_of(own.mu, s.layers)
+    if not count or not leaves:
+        return []
+    b2, eps, eps_out = float(s.b2), float(s.eps), float(s.eps_out)
+    cap = 1 / (1 / family.stepsize_cap(eps, b2) + eps_out)
+    top = histogram_top(cap)
+    numbers = dict(b1=s.b1, b2=s.b2, eps=s.eps, eps_out=s.eps_out)
+    given = _by_path(grads)
+    table, counts, scalars = jax.device_get(
+        measured(own, _by_path(params), given, numbers, cap, top, rectify=s.rectify, layers=s.layers)
+    )
+    columns: dict[str, np.ndarray] = dict(zip(COLUMNS, table.astype(np.float64), strict=True))
+    pairs = _coefficients(s, columns)
+    step_size = float(scalars[3]) * _learning_rate(optimizer, count)
+    is_capped = float(scalars[0]) != 0  # 0 while a rectified step is intractable: u is 1 then
+    rows: list[Row] = []
+    named = [(leaf, name) for leaf in leaves for name in _layer_names(leaf)]
+    for i, (leaf, name) in enumerate(named):
+        if not leaf.numel or (select and not select(leaf.name)):
+            continue
+        sums = _sums({key: float(column[i]) for key, column in columns.items()}, leaf.numel, step_size)
+        numel = leaf.numel // 2 if leaf.is_complex else leaf.numel
+        about = {"kind": "stepsize", "step": count, "layer": len(rows) + 1, "parameter": name, "numel": numel}
+        of_u = measures.stepsizes(sums, counts[i], top, cap if is_capped else None, s.layerwise == "post")
+        sums = measures.products(sums, s.layerwise == "post", 0.0)
+        rows.append(about | of_u | measures.directions(sums, leaf.name in given, True, pairs[i]))
+    return rows
+
+
+def member_state(state: Any) -> ScaleByAidaState:
+    """The one member's state within a state of any transformation."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScaleByAidaState))
+    found = [x for x in nodes if isinstance(x, ScaleByAidaState)]
+    if len(found) != 1:
+        raise ValueError(
+            f"this state has {len(found)} ScaleByAidaStates in it; give the part with the one to look at, as "
+            "state.inner_states[label] of optax.partition"
+        )
+    return found[0]
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    return {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _layer_names(leaf: Leaf) -> Iterator[str]:
+    for index in product(*map(range, leaf.stack)):
+        yield f"{leaf.name}[{', '.join(map(str, index))}]" if index else leaf.name
+
+
+def _learning_rate(optimizer: Member, count: int) -> float:
+    """What the last update had; nan where the member has none."""
+    lr: Any = optimizer.learning_rate
+    if callable(lr):
+        lr = lr(count - 1)
+    return float("nan") if lr is None else float(lr)
+
+
+def _coefficients(s: Settings, columns: dict[str, np.ndarray]) -> list[tuple[float, float]]:
+    """(alpha, beta) of every layer, from float64 sums."""
+    layers = len(columns["gg"])
+    with np.errstate(all="ignore"):
+        pair: Any = s.rule(**{name: columns[name] for name in s.sums}) if callable(s.rule) else s.rule
+    alpha, beta = (np.broadcast_to(np.asarray(c, np.float64), layers) for c in pair)
+    return [
+        (a if np.isfinite(a) else 1.0, b if np.isfinite(b) else 1.0)
+        for a, b in zip(alpha.tolist(), beta.tolist(), strict=True)
+    ]
+
+
+def _sums(s: dict[str, float], n: int, step_size: float) -> dict[str, Any]:
+    """In the form that aida.monitor.measures reads."""
+    mean = np.float64(s["mean"])
+    return {**s, "n": n, "u": n * mean, "means": n * mean * mean, "-min": -s["min"], "step_size": step_size,
+            "updates": step_size**2 * s["uu"]}  # fmt: skip

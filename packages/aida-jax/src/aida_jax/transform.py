@@ -1,0 +1,209 @@
+"""The one transformation that every member is made of: sums, the rule's (alpha, beta), moments, the update.
+
+The mathematics is in family.py, which the torch side shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from . import family
+from .documented import documented
+from .layers import Leaf, StackedAxes, as_given, as_real, concatenated, leaves_of
+from .reduction import check_axes, numel, over_shards
+from .scalars import step_scalars
+from .settings import Member, Settings
+
+LIMIT = float(np.finfo(np.float32).max)  # what coefficients are held within
+LAST_COUNT = np.iinfo(np.int32).max
+Arrays = Sequence[jax.Array]
+
+
+class ScaleByAidaState(NamedTuple):
+    """State of every member of the family.
+
+    count: steps taken, int32 []. mu: the momenta m, shaped as the parameters. nu: v, without eps, shaped as
+    the parameters, or for layerwise="pre" one number per layer, [] or [*stacked axes]. Both are of float32 at
+    least, but mu where mu_dtype says otherwise.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # optax's name; a tuple has a method that is called so
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+@documented
+def scale_by_layerwise(
+    rule: tuple[float, float] | Callable[..., Any],
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    mu_dtype: Any = None,
+    *,
+    eps_out: jax.typing.ArrayLike = 0.0,
+    layerwise: str | None = None,
+    rectify: bool = False,
+    layers: StackedAxes | None = None,
+    axis_name: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Scale by the adaptive stepsizes of any rule: what every member is made of, and yours may be.
+
+        m <- b1*m + (1-b1)*g
+        r  = beta*m - alpha*g,   (alpha, beta) = rule(gg, gm, mm, ...)
+        v <- b2*v + (1-b2)*r^2                                    "pre": the layer's mean of r^2, one number
+        u  = 1/(sqrt(v/(1-b2^t) + eps/(1-b2)) + eps_out)          "post": the mean over the layer's v > 0
+        update = u*m/(1-b1^t)
+
+    Arguments:
+        rule: a pair (alpha, beta), or a function that gives it, of those of the layer's inner products
+            gg = <g,g>, gm = <g,m>, mm = <m,m>, dd = <m-g, m-g> (m the updated momentum) that it names. Each
+            is an array [L], with an entry for each of the L layers of the tree; so are alpha and beta, or
+            they are numbers; an entry that is not finite is taken as 1. Values of its other arguments are
+            bound: functools.partial(rule, power=0.5). A rule of + - * / and powers serves aida.Layerwise too.
+        eps_out: added outside the root, as AdaBelief adds eps. Default: 0.
+
+    Returns a GradientTransformation with a ScaleByAidaState; it has no learning rate and no sign.
+
+    Example:
+        >>> import functools, jax.numpy as jnp, optax
+        >>> from aida_jax import scale_by_layerwise
+        >>> def damped(gg, mm, *, power=1.0):
+        ...     return 1.0, (mm / (mm + gg + 1e-30)) ** power
+        >>> optimizer = optax.chain(
+        ...     scale_by_layerwise(functools.partial(damped, power=0.5)), optax.scale_by_learning_rate(1e-2)
+        ... )
+        >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+        >>> updates, state = optimizer.update(params, optimizer.init(params))
+        >>> updates["bias"].shape
+        (2,)
+    """
+    s = Settings(
+        rule=rule, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, eps_out=eps_out, layerwise=layerwise,
+        rectify=rectify, layers=layers, axis_name=axis_name,
+    )  # fmt: skip
+
+    def init(params: optax.Params) -> ScaleByAidaState:
+        return _init(s, params)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        del params, extra_args
+        return _update(s, updates, state)
+
+    return Member.made(init, update, s)
+
+
+def _init(s: Settings, params: Any) -> ScaleByAidaState:
+    leaves, arrays, treedef = leaves_of(params, s.layers)
+    mu = [jnp.zeros_like(x, dtype=_stored(x, s.mu_dtype)) for x in arrays]
+    if s.layerwise == "pre":
+        dtypes = [jnp.finfo(_stored(x)).dtype for x in arrays]
+        nu = [jnp.zeros(leaf.stack, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    else:
+        nu = [jnp.zeros_like(x, dtype=_stored(x)) for x in arrays]
+    return ScaleByAidaState(jnp.zeros([], jnp.int32), treedef.unflatten(mu), treedef.unflatten(nu))
+
+
+def _stored(x: Any, dtype: Any = None) -> Any:
+    """The type of a moment: float32 at least, or, of a real leaf, what was asked for."""
+    if dtype is not None and not jnp.iscomplexobj(x):
+        return jax.dtypes.canonicalize_dtype(dtype)
+    return jnp.promote_types(jnp.result_type(x), jnp.float32)
+
+
+def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, ScaleByAidaState]:
+    leaves, given, treedef = leaves_of(updates, s.layers, s.axis_name)
+    check_axes(leaves, given)
+    mu, nu = treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu)
+    count = jnp.where(state.count < LAST_COUNT, state.count + 1, LAST_COUNT)
+    t = step_scalars(count, b1=s.b1, b2=s.b2, eps=s.eps, eps_out=s.eps_out, rectify=s.rectify)
+
+    gs = [as_real(g) for g in given]
+    ms = [_mixed(s.b1, as_real(m), g) for m, g in zip(mu, gs, strict=True)]
+    alpha, beta, squares = coefficients(s, leaves, gs, ms)
+    vs: list[jax.Array] = []
+    for leaf, g, m, v in zip(leaves, gs, ms, nu, strict=True):
+        if s.layerwise == "pre":
+            vs.append(_mixed(s.b2, leaf.spread(v), leaf.of(squares, g.dtype) / numel(leaf)))
+        else:
+            r = leaf.of(beta, g.dtype) * m - leaf.of(alpha, g.dtype) * g
+            vs.append(_mixed(s.b2, as_real(v), r * r))
+    us = stepsizes(s, leaves, vs, t)
+    directions = [jnp.asarray(t[3], m.dtype) * u * m for u, m in zip(us, ms, strict=True)]
+
+    def tree(arrays: Arrays, like: Sequence[Any]) -> Any:
+        return treedef.unflatten([as_given(x, y) for x, y in zip(arrays, like, strict=True)])
+
+    return tree(directions, given), ScaleByAidaState(count, tree(ms, mu), tree(vs, nu))
+
+
+def coefficients(s: Settings, leaves: Sequence[Leaf], gs: Arrays, ms: Arrays) -> tuple[Any, Any, Any]:
+    """(alpha, beta) of every layer, numbers or [L]; and the sums of r^2, [L], for "pre"."""
+    is_function, pooled = callable(s.rule), s.layerwise == "pre"
+    needed = family.sums_needed(None if is_function else s.rule, s.sums, pooled)
+    if not leaves or not needed:
+        return (1.0, 1.0, None) if is_function else (*s.rule, None)
+    sums = dict(zip(needed, over_shards(layer_sums(needed, leaves, gs, ms), leaves), strict=True))
+    alpha, beta = usable_pair(s.rule(**{name: sums[name] for name in s.sums})) if is_function else s.rule
+    if not pooled:
+        return alpha, beta, None
+    total = family.residual_square(alpha, beta, *(sums.get(name, 0.0) for name in ("gg", "gm", "dd")))
+    return alpha, beta, jnp.where(jnp.isfinite(total), total, sums["dd"]) if is_function else total
+
+
+def layer_sums(names: Sequence[str], leaves: Sequence[Leaf], gs: Arrays, ms: Arrays) -> jax.Array:
+    """Inner products of every layer's g and m, [len(names), L]."""
+    rows = []
+    for name in names:
+        pairs = [_factors(name, g, m) for g, m in zip(gs, ms, strict=True)]
+        rows.append(concatenated([leaf.sum(a * b) for leaf, (a, b) in zip(leaves, pairs, strict=True)]))
+    return jnp.stack(rows)
+
+
+def _factors(name: str, g: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return {"gg": (g, g), "gm": (g, m), "mm": (m, m)}[name] if name != "dd" else (m - g, m - g)
+
+
+def usable_pair(pair: Any) -> tuple[Any, Any]:
+    """(alpha, beta) as a step can use them. Raises TypeError for what is no pair."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"the rule gave {pair!r}; it must give (alpha, beta), numbers or arrays as its sums")
+    alpha, beta = (
+        jnp.where(jnp.isfinite(c), jnp.clip(c, -LIMIT, LIMIT), 1.0) if isinstance(c, jax.Array) else float(c)
+        for c in pair
+    )
+    return alpha, beta
+
+
+def stepsizes(s: Settings, leaves: Sequence[Leaf], vs: Arrays, t: Any) -> list[jax.Array]:
+    """u of every leaf: of each element, or, for "post", the mean over the elements of a layer with v > 0."""
+    us = [stepsize(v, t) for v in vs]
+    if s.layerwise != "post" or not leaves:
+        return us
+    rows = [
+        concatenated([leaf.sum(jnp.where(v != 0, u, 0)) for leaf, v, u in zip(leaves, vs, us, strict=True)]),
+        concatenated(
+            [leaf.sum(jnp.where(v != 0, jnp.ones_like(v), 0)) for leaf, v in zip(leaves, vs, strict=True)]
+        ),
+    ]
+    total, count = over_shards(jnp.stack(rows), leaves)
+    mean = jnp.where(count == 0, stepsize(jnp.zeros_like(total), t), total / jnp.maximum(count, 1))
+    return [leaf.of(mean, v.dtype) for leaf, v in zip(leaves, vs, strict=True)]
+
+
+def stepsize(v: jax.Array, t: Any) -> jax.Array:
+    """u of every v; t: the scalars of a step."""
+    inv_bias2, eps_in_root, eps_out, _ = (jnp.asarray(x, v.dtype) for x in t)
+    corrected = jnp.where(inv_bias2 == 0, 0, v * inv_bias2)  # 0 while a rectified step is intractable
+    return 1 / (jnp.sqrt(corrected + eps_in_root) + eps_out)
+
+
+def _mixed(b: Any, old: jax.Array, new: jax.Array) -> jax.Array:
+    """b*old + (1-b)*new, in the type of the new."""
+    b = jnp.asarray(b, new.dtype) if isinstance(b, jax.Array) else b
+    return b * old.astype(new.dtype) + (1 - b) * new

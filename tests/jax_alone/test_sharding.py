@@ -1,0 +1,197 @@
+"""Sharded parameters on eight devices of the CPU: sums of whole layers, in one message for all of them."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import aida_jax
+from helpers.jax_members import MEMBERS, assert_bitwise, made, trained, worst
+
+try:
+    from jax import shard_map
+except ImportError:  # jax 0.4 and 0.5
+    from jax.experimental.shard_map import shard_map
+
+every_member = pytest.mark.parametrize("name", MEMBERS)
+# Split along both axes, along one of them, along none.
+SPECS = {"both": P("data", "model"), "one": P(None, "model"), "bias": P("data"), "whole": P()}
+AXES = {"both": ("data", "model"), "one": ("model",), "bias": ("data",), "whole": ()}
+SHAPES = {"both": (8, 6), "one": (5, 4), "bias": (12,), "whole": (3,)}
+
+
+def numbers(seed):
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.standard_normal(s), jnp.float32) for name, s in SHAPES.items()}
+
+
+GRADIENTS = [numbers(seed) for seed in range(1, 4)]
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+
+
+@pytest.fixture(scope="module")
+def line():
+    return Mesh(np.array(jax.devices()), ("data",))
+
+
+def placed(tree, mesh, specs):
+    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs)
+
+
+def messages(compiled):
+    """Collectives in the compiled program."""
+    kinds = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
+    return re.findall(rf" ({kinds})(?:-start)?\(", compiled.as_text())
+
+
+def assert_replicas_are_bitwise_equal(tree):
+    for leaf in jax.tree.leaves(tree):
+        pieces: dict = {}
+        for shard in leaf.addressable_shards:
+            pieces.setdefault(str(shard.index), []).append(np.asarray(shard.data))
+        for first, *others in pieces.values():
+            for other in others:
+                np.testing.assert_array_equal(first, other)
+
+
+def steps_that_it_needs(name):
+    """Of messages: the sums, then, for "post", the stepsizes."""
+    optimizer = made(name)
+    settings = optimizer.settings
+    sums = callable(settings.rule) or settings.layerwise == "pre"
+    return int(sums) + int(settings.layerwise == "post")
+
+
+@every_member
+def test_jit_steps_sharded_parameters_as_whole_ones(name, mesh):
+    optimizer = made(name)
+    params = placed(numbers(0), mesh, SPECS)
+    ours, state = trained(optimizer, params, [placed(g, mesh, SPECS) for g in GRADIENTS])
+    expected, _ = trained(optimizer, numbers(0), GRADIENTS)
+    assert worst(ours, expected) < 1e-6
+    assert all(ours[k].sharding.is_equivalent_to(params[k].sharding, ours[k].ndim) for k in SHAPES)
+    assert_replicas_are_bitwise_equal((ours, state))
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 7), reason="its compiler joins messages on accelerators alone")
+@every_member
+def test_jit_sends_one_message_for_all_layers(name, line):
+    """The compiler joins the layers' sums; more than it needs would be one for each layer."""
+    optimizer = made(name)
+    specs = {"both": P("data"), "one": P(None), "bias": P(None), "whole": P(None)}
+    params = placed({**numbers(0), "more": numbers(1)["both"]}, line, {**specs, "more": P("data")})
+    state = optimizer.init(params)
+    found = messages(jax.jit(optimizer.update).lower(params, state, params).compile())
+    assert found == ["all-reduce"] * steps_that_it_needs(name)
+
+
+def in_shard_map(name, mesh, **more):
+    optimizer = made(name, axis_name=lambda path: AXES[path.split("/")[-1]], **more)
+    # Members with one v per layer have the whole of it everywhere.
+    pooled = optimizer.settings.layerwise == "pre"
+    own = aida_jax.ScaleByAidaState(P(), SPECS, dict.fromkeys(SPECS, P()) if pooled else SPECS)
+    specs = (own, *optimizer.init(numbers(0))[1:])
+
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return optimizer, jax.jit(
+        shard_map(step, mesh=mesh, in_specs=(SPECS, specs, SPECS), out_specs=(SPECS, specs))
+    )
+
+
+@every_member
+def test_shard_map_steps_pieces_as_whole_layers(name, mesh):
+    optimizer, step = in_shard_map(name, mesh)
+    params, state = numbers(0), optimizer.init(numbers(0))
+    for grads in GRADIENTS:
+        params, state = step(params, state, grads)
+    expected, other = trained(made(name), numbers(0), GRADIENTS)
+    assert worst(params, expected) < 1e-6
+    assert worst(state[0].nu, other[0].nu) < 1e-5
+    assert_replicas_are_bitwise_equal((params, state))
+
+
+@every_member
+def test_shard_map_sends_one_message_for_all_layers(name, mesh):
+    optimizer, step = in_shard_map(name, mesh)
+    params = numbers(0)
+    found = messages(step.lower(params, optimizer.init(params), params).compile())
+    assert found == ["all-reduce"] * steps_that_it_needs(name)
+
+
+def test_without_axis_names_pieces_would_be_layers(line):
+    """A negative control: () makes them that, and the step is another one."""
+    params = {"kernel": numbers(0)["both"]}
+    grads = {"kernel": numbers(1)["both"]}
+
+    def updates(axis_name):
+        optimizer = aida_jax.scale_by_aida(axis_name=axis_name)
+        update = lambda g: optimizer.update(g, optimizer.init(g))[0]  # noqa: E731
+        return shard_map(update, mesh=line, in_specs=P("data"), out_specs=P("data"))(grads)
+
+    whole = aida_jax.scale_by_aida()
+    expected = whole.update(grads, whole.init(params))[0]
+    assert worst(updates("data"), expected) < 1e-6
+    assert worst(updates(()), expected) > 1e-2
+
+
+@pytest.mark.skipif(not hasattr(jax, "typeof"), reason="this jax does not know what varies")
+def test_a_split_layer_without_axis_names_is_refused(line):
+    optimizer = aida_jax.scale_by_aida()
+    grads = {"kernel": numbers(1)["both"]}
+    update = lambda g: optimizer.update(g, optimizer.init(g))[0]  # noqa: E731
+    step = shard_map(update, mesh=line, in_specs=P("data"), out_specs=P("data"))
+    with pytest.raises(ValueError, match=r"leaf 'kernel' differs along 'data' .* axis_name='data'"):
+        step(grads)
+
+
+def test_gradients_that_are_averaged_need_no_axis_names(line):
+    """Data parallelism: every device has whole layers."""
+    optimizer = aida_jax.aida(1e-2)
+
+    def step(params, state, x):
+        grads = jax.grad(lambda p: jnp.sum((x @ p["kernel"]) ** 2))(params)
+        grads = jax.lax.pmean(grads, "data")
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = {"kernel": numbers(0)["both"]}
+    x = jnp.ones((16, 8))
+    state = optimizer.init(params)
+    mapped = shard_map(step, mesh=line, in_specs=(P(), P(), P("data")), out_specs=(P(), P()))
+    ours, new = jax.jit(mapped)(params, state, x)
+    assert_replicas_are_bitwise_equal((ours, new))
+    assert int(new[0].count) == 1
+
+
+def test_rows_of_sharded_layers_are_those_of_whole_ones(mesh):
+    optimizer = made("aida")
+    sharded = placed(numbers(0), mesh, SPECS)
+    ours, state = trained(optimizer, sharded, [placed(g, mesh, SPECS) for g in GRADIENTS])
+    params, other = trained(optimizer, numbers(0), GRADIENTS)
+    rows = aida_jax.layer_stepsizes(state, ours, placed(GRADIENTS[-1], mesh, SPECS), optimizer=optimizer)
+    expected = aida_jax.layer_stepsizes(other, params, GRADIENTS[-1], optimizer=optimizer)
+    for row, of_whole in zip(rows, expected, strict=True):
+        for key in ("parameter", "numel", "layer", "step"):
+            assert row[key] == of_whole[key]
+        for key in ("mean", "std", "min", "max", "cos", "g_norm", "residual", "update_ratio"):
+            np.testing.assert_allclose(row[key], of_whole[key], rtol=2e-5, err_msg=key)
+
+
+def test_initial_state_is_placed_as_the_parameters(mesh):
+    params = placed(numbers(0), mesh, SPECS)
+    state = aida_jax.scale_by_aida().init(params)
+    for name in SHAPES:
+        assert state.mu[name].sharding.is_equivalent_to(params[name].sharding, params[name].ndim)
+    assert_bitwise(state.mu, jax.tree.map(jnp.zeros_like, numbers(0)))

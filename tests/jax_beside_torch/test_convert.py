@@ -1,0 +1,188 @@
+"""Checkpoints go both ways: training goes on on the other side as it would have on its own."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+import aida
+import aida_jax
+from helpers.jax_twins import FORMS, TWINS
+
+LR, BETAS = 1e-2, (0.8, 0.99)
+X = np.random.default_rng(0).standard_normal((16, 5))
+
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4), torch.nn.Tanh()
+    ).double()
+
+
+def to_tree(named):
+    """Kernels transposed, as flax has them, and the second layer first."""
+    return {
+        "second": {"kernel": named["2.weight"].T, "bias": named["2.bias"]},
+        "first": {"kernel": named["0.weight"].T, "bias": named["0.bias"]},
+    }
+
+
+def from_tree(tree):
+    parts = {"0": tree["first"], "2": tree["second"]}
+    kernels = {f"{k}.weight": x["kernel"].T for k, x in parts.items()}
+    return kernels | {f"{k}.bias": x["bias"] for k, x in parts.items()}
+
+
+def apply(tree, x):
+    for name in ("first", "second"):
+        x = jnp.tanh(x @ tree[name]["kernel"] + tree[name]["bias"])
+    return jnp.mean((x - 1) ** 2)
+
+
+def arrays(net):
+    return {name: p.detach().numpy().copy() for name, p in net.named_parameters()}
+
+
+def train_torch(net, optimizer, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        ((net(torch.tensor(X)) - 1) ** 2).mean().backward()
+        optimizer.step()
+
+
+def train_jax(optimizer, params, state, steps):
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(apply)(params, X), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+def assert_same(net, params, limit=1e-11):
+    for name, x in from_tree(params).items():
+        np.testing.assert_allclose(x, arrays(net)[name], rtol=0, atol=limit, err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "own"), FORMS)
+def test_from_torch_and_on(name, own):
+    net = model()
+    one = getattr(aida, name)(net.named_parameters(), lr=LR, betas=BETAS, **own)
+    train_torch(net, one, 5)
+    other = TWINS[name](LR, *BETAS, **own)
+    params = jax.tree.map(jnp.asarray, to_tree(arrays(net)))
+    first, *rest = other.init(params)
+    state = aida_jax.state_from_torch(one.state_dict(), to_tree)
+    described = lambda x: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), x)  # noqa: E731
+    assert described(state) == described(first)
+    params, _ = train_jax(other, params, (state, *rest), 5)
+    train_torch(net, one, 5)
+    assert_same(net, params)
+
+
+@pytest.mark.parametrize(("name", "own"), FORMS)
+def test_to_torch_and_on(name, own):
+    net = model()
+    other = TWINS[name](LR, *BETAS, **own)
+    params = jax.tree.map(jnp.asarray, to_tree(arrays(net)))
+    params, state = train_jax(other, params, other.init(params), 5)
+    with torch.no_grad():
+        for p, x in zip(net.parameters(), map(from_tree(params).get, arrays(net)), strict=True):
+            p.copy_(torch.tensor(np.array(x)))
+    one = getattr(aida, name)(net.named_parameters(), lr=LR, betas=BETAS, **own)
+    one.load_state_dict(aida_jax.state_to_torch(state[0], one, from_tree))
+    train_torch(net, one, 5)
+    params, _ = train_jax(other, params, state, 5)
+    assert_same(net, params)
+
+
+@pytest.mark.parametrize(("name", "own"), FORMS)
+def test_there_and_back_is_the_same_state(name, own):
+    net = model()
+    one = getattr(aida, name)(net.named_parameters(), lr=LR, betas=BETAS, **own)
+    train_torch(net, one, 3)
+    before = copy.deepcopy(one.state_dict()["state"])
+    state = aida_jax.state_from_torch(one.state_dict(), to_tree)
+    after = aida_jax.state_to_torch(state, one, from_tree)["state"]
+    for key, of_p in before.items():
+        for part, x in of_p.items():
+            torch.testing.assert_close(after[key][part], x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layerwise", ["pre", "post"])
+def test_blocks_that_are_stacked_here(layerwise):
+    """Three layers of torch in one leaf, each with its own v."""
+    torch.manual_seed(0)
+    net = torch.nn.ModuleList(torch.nn.Linear(3, 3, bias=False) for _ in range(3)).double()
+    one = aida.LAdam(net.named_parameters(), lr=LR, layerwise=layerwise)
+    stack = lambda named: {"blocks": np.stack([named[f"{i}.weight"].T for i in range(3)])}  # noqa: E731
+    unstack = lambda tree: {f"{i}.weight": tree["blocks"][i].T for i in range(3)}  # noqa: E731
+    leading = lambda path: 1  # noqa: E731
+    for i, layer in enumerate(net):
+        layer.weight.grad = (i + 1) * torch.randn(3, 3, dtype=torch.float64)
+    one.step()
+    state = aida_jax.state_from_torch(one.state_dict(), stack, layers=leading)
+    assert state.nu["blocks"].shape == ((3,) if layerwise == "pre" else (3, 3, 3))
+    other = aida_jax.ladam(LR, layerwise=layerwise, layers=leading)
+    params = {"blocks": jnp.asarray(stack(arrays(net))["blocks"])}
+    grads = {
+        "blocks": jnp.asarray(
+            stack({f"{i}.weight": x.weight.grad.numpy() for i, x in enumerate(net)})["blocks"]
+        )
+    }
+    updates, _ = other.update(grads, (state, *other.init(params)[1:]), params)
+    back = aida_jax.state_to_torch(state, one, unstack, layers=leading)
+    one.load_state_dict(back)
+    one.step()
+    for name, x in unstack(optax.apply_updates(params, updates)).items():
+        np.testing.assert_allclose(x, arrays(net)[name], atol=1e-12)
+
+
+def test_layers_with_other_counters_are_refused_by_name():
+    net = model()
+    one = aida.Aida(net.named_parameters(), lr=LR)
+    train_torch(net, one, 2)
+    one.zero_grad()
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    one.step()
+    with pytest.raises(ValueError, match=r"3 steps: 0.weight; 2 steps: 0.bias, 2.weight, 2.bias.*partition"):
+        aida_jax.state_from_torch(one.state_dict(), to_tree)
+
+
+def test_a_layer_that_was_never_stepped_is_refused_by_name():
+    net = model()
+    one = aida.Aida(net.named_parameters(), lr=LR)
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    one.step()
+    with pytest.raises(ValueError, match=r"1 steps: 0.weight; 0 steps: 0.bias"):
+        aida_jax.state_from_torch(one.state_dict(), to_tree)
+
+
+def test_states_that_are_none_are_refused():
+    net = model()
+    one = aida.Aida(net.parameters(), lr=LR)
+    with pytest.raises(ValueError, match=r"4 parameters and no names: give names=\[name for"):
+        aida_jax.state_from_torch(one.state_dict(), to_tree)
+    names = [name for name, _ in net.named_parameters()]
+    with pytest.raises(ValueError, match="this state is empty"):
+        aida_jax.state_from_torch(one.state_dict(), to_tree, names)
+    adam = torch.optim.Adam(net.named_parameters())
+    train_torch(net, adam, 1)
+    with pytest.raises(
+        ValueError, match=r"'0.weight' has .*exp_avg_sq.* another optimizer than this family's"
+    ):
+        aida_jax.state_from_torch(adam.state_dict(), to_tree)
+    with pytest.raises(ValueError, match="state_dict is not what"):
+        aida_jax.state_from_torch(net.state_dict(), to_tree)
+    state = aida_jax.scale_by_aida().init(jax.tree.map(jnp.asarray, to_tree(arrays(net))))
+    with pytest.raises(
+        ValueError, match=r"'0.weight' has the shape \(4, 5\), and from_tree gives the shape \(5, 4\)"
+    ):
+        aida_jax.state_to_torch(state, one, lambda tree: {k: x.T for k, x in from_tree(tree).items()}, names)
