@@ -13,8 +13,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --no-annotate \
 PROJECTS := pyproject.toml packages/aida-bench/pyproject.toml packages/aida-jax/pyproject.toml
 DEV := --group pyproject.toml:dev $(PROJECTS)
 
-.PHONY: help install demo test test-jax test-jax-oldest test-jax-newest test-matrix test-distributed test-runner study-ci test-floors test-oldest test-newest \
-	dist-check lint format coverage mutate fuzz sanitize sanitize-threads bench lock clean
+.PHONY: help install demo test test-jax test-jax-oldest test-jax-newest test-matrix test-distributed \
+	test-runner study-ci test-floors test-oldest test-newest dist-check lint format coverage mutate fuzz \
+	sanitize sanitize-threads bench bench-check gpu gpu-dry lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -158,6 +159,20 @@ sanitize-threads:  ## the CPU kernel's threads under ThreadSanitizer
 
 bench: install  ## what a step costs on this machine
 	$(BIN)/aida bench step
+
+# A part of what a GPU must show, by the machine's own PYTHON with torch and Triton: benchmarks/gpu/README.md.
+OUT ?= build/gpu
+gpu:  ## what a GPU must show, a PART at a time, without a network (PART=1 OUT=folder WHEELS=folder)
+	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade \
+		--target build/wheels $(WHEELS)/*.whl)
+	PYTHONPATH=src:packages/aida-bench/src:tests:benchmarks:build/wheels \
+		$(PYTHON) -m gpu $(PART) --out $(OUT) $(if $(AGAIN),--again)
+
+gpu-dry: install  ## its parts, tiny, on the CPU and in Triton's interpreter
+	$(BIN)/python -m pytest -q -m slow tests/repository/test_gpu_parts.py
+
+bench-check: install  ## has the step become slower than this machine kind's committed result says?
+	$(BIN)/aida bench check
 
 UPGRADE ?= --upgrade
 lock: install  ## requirements/ anew (UPGRADE= keeps the versions that are there)

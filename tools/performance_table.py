@@ -1,21 +1,24 @@
-"""Write the table of what a step costs, in docs/design/performance.md, from a result of `aida bench step`.
+"""Write the tables of what steps and iterations cost, from results of `aida bench step` and `train`.
 
-    python tools/performance_table.py [docs/results/step/step.json] [docs/design/performance.md]
+    python tools/performance_table.py [PAGE ...]    by default docs/design/performance.md and README.md
 
-The table stands between the lines <!-- performance --> and <!-- /performance -->.
+A table stands between the lines <!-- table RESULT.json --> and <!-- /table -->, in which RESULT is the file's
+path from the repository's root: one for each machine.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
-from aida_bench.bench.report import markdown
+from aida_bench.bench import report, train_report
 from aida_bench.storage.files import write_text
 
-RESULT, PAGE = "docs/results/step/step.json", "docs/design/performance.md"
-BEGIN, END = "<!-- performance -->", "<!-- /performance -->"
+ROOT = Path(__file__).parents[1]
+PAGES = ("docs/design/performance.md", "README.md")
+TABLE = re.compile(r"(<!-- table (\S+\.json) -->\n).*?(<!-- /table -->)", re.DOTALL)
 OURS = ("Aida", "AdaBelief", "AdamPlus", "LAdam", "LAdaBelief", "LAida")
 SHOWN = [
     *(f"{name}, fused" for name in OURS),
@@ -28,24 +31,35 @@ SHOWN = [
 ]
 
 
-def replaced(text: str, table: str) -> str:
-    """The text with the table between its markers. Raises ValueError where they are missing."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the lines {BEGIN} and {END} are missing: put them where the table belongs")
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
-
-
-def main(result: str = RESULT, page: str = PAGE) -> None:
+def table(name: str) -> str:
+    """The Markdown of a result. Raises ValueError where there is none."""
     try:
-        table = markdown(json.loads(Path(result).read_text(encoding="utf-8")), SHOWN)
-        write_text(Path(page), replaced(Path(page).read_text(encoding="utf-8"), table))
+        result = json.loads((ROOT / name).read_text(encoding="utf-8"))
     except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}; `aida bench step` writes the result")
-    except ValueError as error:
-        sys.exit(f"{page}: {error}")
+        raise ValueError(f"{name}: {error.strerror}; `aida bench` writes it with --out") from error
+    of_training = all("precision" in row for row in result["results"])
+    return train_report.markdown(result) if of_training else report.markdown(result, SHOWN)
+
+
+def filled(page: str) -> str:
+    """The page with its tables anew. Raises ValueError where it has no place for one."""
+    text, count = TABLE.subn(lambda found: f"{found[1]}{table(found[2])}\n{found[3]}", page)
+    if not count:
+        raise ValueError("no line <!-- table RESULT.json --> with <!-- /table --> after it: put them in")
+    return text
+
+
+def main(*pages: str) -> None:
+    for page in pages or [page for page in PAGES if TABLE.search((ROOT / page).read_text(encoding="utf-8"))]:
+        try:
+            path = ROOT / page
+            write_text(path, filled(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            sys.exit(f"{error.filename}: {error.strerror}")
+        except ValueError as error:
+            sys.exit(f"{page}: {error}")
+        print(page)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

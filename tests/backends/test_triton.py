@@ -140,11 +140,3 @@ def test_aligned_float32_moves_16_bytes_at_once():
 @pytest.mark.gpu
 def test_on_a_gpu():
     run_cases(TRITON_INTERPRET="0", AIDA_TEST_DEVICE=torch.accelerator.current_accelerator().type)
-
-
-@pytest.mark.processes
-def test_the_benchmark_starts():
-    script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
-    done = subprocess.run([sys.executable, script, "--dry"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "| Aida |" in done.stdout

@@ -1,7 +1,10 @@
 """The tables of the docs are what the tools make of their results."""
 
+import json
 import runpy
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,12 +31,59 @@ def test_the_bytes_by_hand():
         assert script["WAYS"][way][1](small, 8) == 2 * 291 * numbers * 8 * 7 / 8
 
 
-def test_the_cost_of_a_step(tmp_path):
-    """Changed by hand, the page would say what no run has measured."""
-    script = runpy.run_path(str(ROOT / "tools" / "performance_table.py"))
-    page = (ROOT / script["PAGE"]).read_text()
-    written = tmp_path / "page.md"
-    written.write_text(script["replaced"](page, "| nothing |"))
-    assert written.read_text() != page
-    script["main"](str(ROOT / script["RESULT"]), str(written))
-    assert written.read_text() == page
+def performance_table():
+    return runpy.run_path(str(ROOT / "tools" / "performance_table.py"))
+
+
+def test_the_cost_of_a_step_and_of_training():
+    """Changed by hand, a page would say what no run has measured."""
+    script = performance_table()
+    assert script["TABLE"].search((ROOT / script["PAGES"][0]).read_text())
+    for name in script["PAGES"]:
+        page = (ROOT / name).read_text()
+        if script["TABLE"].search(page):
+            edited = script["TABLE"].sub(r"\1| nothing |\n\3", page)
+            assert edited != page
+            assert script["filled"](edited) == page
+
+
+def test_a_page_without_a_place_for_a_table_or_without_its_result_is_named(tmp_path, monkeypatch):
+    script = performance_table()
+    monkeypatch.setitem(script["main"].__globals__, "ROOT", tmp_path)
+    for text, message in (
+        ("# Page\n", "no line"),
+        ("<!-- table a.json -->\n<!-- /table -->", "a.json: No such"),
+    ):
+        (tmp_path / "page.md").write_text(text)
+        with pytest.raises(SystemExit, match=f"page.md: {message}"):
+            script["main"]("page.md")
+        assert (tmp_path / "page.md").read_text() == text
+
+
+def test_a_result_of_training_becomes_its_table(tmp_path, monkeypatch):
+    """A made result: time in thousandths, memory where it differs by a hundredth, the baseline's share."""
+    script = performance_table()
+    monkeypatch.setitem(script["main"].__globals__, "ROOT", tmp_path)
+    aida, freed = dict(optimizer="Aida", ratio=1.0042), dict(optimizer="Freed", ratio=0.9)
+    same = dict(model="m", batch=4, of="images", threads=2, baseline_share=0.0312, baseline_peak_bytes=1000)
+    rows = [
+        {"precision": "float32", "peak_bytes": 1004, **aida, **same},
+        {"precision": "bfloat16", "peak_bytes": 700, **freed, **same},
+    ]  # fmt: skip
+    about = {
+        "baseline": "AdamW", "machine": {"cpu": "Some CPU", "accelerator": None},
+        "versions": {"torch": "2", "commit": None},
+    }  # fmt: skip
+    (tmp_path / "train.json").write_text(json.dumps({"results": rows, **about}))
+    (tmp_path / "page.md").write_text("before\n<!-- table train.json -->\nold\n<!-- /table -->\nafter\n")
+    script["main"]("page.md")
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    assert lines[2] == "| | m, float32 | m, bfloat16 |"
+    assert lines[4:7] == [
+        "| Aida | 1.004 |  |",
+        "| Freed |  | 0.900; memory 0.70 |",
+        "| share of AdamW's step | 3.1% | 3.1% |",
+    ]
+    assert "Batches: m 4 images. Some CPU, 2 threads, torch 2." in lines[8]
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert "old" not in lines

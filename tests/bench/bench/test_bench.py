@@ -8,9 +8,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from aida_bench.bench import measure
 from aida_bench.bench import report as bench_report
 from aida_bench.bench import step as bench
-from aida_bench.bench.model_shapes import MODELS, model_shapes
+from aida_bench.bench.model_shapes import LARGE, MODELS, model_shapes
 from aida_bench.cli.app import app
 
 ROW = {
@@ -22,9 +23,9 @@ ROW = {
 }
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *LARGE])
 def test_shapes_have_the_models_parameters(model):
-    assert sum(map(prod, model_shapes(model))) == MODELS[model][1]
+    assert sum(map(prod, model_shapes(model))) == {**MODELS, **LARGE}[model][1]
 
 
 def test_pairs_know_which_is_which(monkeypatch):
@@ -44,28 +45,56 @@ def test_pairs_know_which_is_which(monkeypatch):
             clock.now += self.seconds
 
     clock = Clock()
-    monkeypatch.setattr(bench, "time", clock)
-    effort = bench.Effort(seconds=0, pairs=20, patience=10_000)
-    pairs = bench.time_pairs(Candidate(1), Candidate(20), "cpu", effort, random.Random(0))
+    monkeypatch.setattr(measure, "time", clock)
+    effort = measure.Effort(seconds=0, pairs=20, patience=10_000)
+    a, b = Candidate(1).step, Candidate(20).step
+    pairs = measure.time_pairs(a, b, "cpu", effort, random.Random(0))
     assert pairs == [(1, 20)] * 20
-    assert bench.summary(pairs)["ratio"] == 20
+    assert measure.summary([pairs])["ratio"] == 20
 
 
 def test_extra_memory_is_what_a_step_allocates():
-    class Allocator:
-        def step(self):
-            kept = torch.empty(250_000)
-            del kept
-            torch.empty(500_000)
+    def step():
+        kept = torch.empty(250_000)
+        del kept
+        torch.empty(500_000)
 
-    assert bench.extra_memory(Allocator()) == 2_000_000
+    assert measure.peak_extra_bytes(step, "cpu") == 2_000_000
+
+
+def test_a_summary_keeps_the_rounds_apart():
+    found = measure.summary([[(1.0, 2.0), (1.0, 2.0)], [(2.0, 2.0)]])
+    assert found["rounds"] == [2, 1]
+    assert (found["ratio"], found["pairs"]) == (2, 3)
+
+
+def test_candidates_take_turns_in_rounds():
+    """Each round has new tensors, and in it every candidate is timed once; those that are not core in FEW."""
+    built = []
+
+    def build(name):
+        def make(params):
+            built.append((name, params[0].data_ptr()))
+            return torch.optim.SGD(params, lr=1e-3)
+
+        return make
+
+    candidates = [
+        bench.Candidate("X", "fused", build("X"), core=True),
+        bench.Candidate("Y", "loop", build("Y")),
+    ]
+    rows = list(bench.compare([(3, 2)], candidates, "cpu", measure.Effort(0.0, 1, 1.0, rounds=5)))
+    names = [name for name, _ in built]
+    assert [len(row["rounds"]) for row in rows] == [5, bench.FEW]
+    assert names[-2:] == ["X", "X"]
+    assert [sorted(names[i : i + 2]) for i in range(0, 2 * bench.FEW, 2)] == [["X", "Y"]] * bench.FEW
 
 
 def test_a_form_that_cannot_be_had_is_left_out_with_its_reason():
     def refuse(params):
         raise RuntimeError("no such kernel")
 
-    effort = bench.Effort(0.0, 3, 1.0)
+    effort = measure.Effort(0.0, 3, 1.0, rounds=1)
     rows = list(bench.compare([(3, 2)], [bench.Candidate("X", "fused", refuse)], "cpu", effort))
     assert [row["left_out"] for row in rows] == ["no such kernel"]
     assert bench_report.left_out({"results": rows}) == ["X, fused: no such kernel"]

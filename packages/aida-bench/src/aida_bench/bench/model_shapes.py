@@ -46,11 +46,11 @@ def transformer_base(vocabulary: int = 10_000) -> list[Shape]:
     return [(vocabulary, 512), *norm(512) * 2, *encoder * 6, *decoder * 6]
 
 
-def gpt2_small() -> list[Shape]:
-    wide = 4 * 768
-    attention = [*linear(3 * 768, 768), *linear(768, 768)]
-    block = [*norm(768) * 2, *attention, *linear(wide, 768), *linear(768, wide)]
-    return [(50_257, 768), (1024, 768), *block * 12, *norm(768)]
+def gpt(layers: int, dim: int, context: int, vocabulary: int = 50_257) -> list[Shape]:
+    """Of GPT-2's form, its output tied to the embedding."""
+    attention = [*linear(3 * dim, dim), *linear(dim, dim)]
+    block = [*norm(dim) * 2, *attention, *linear(4 * dim, dim), *linear(dim, 4 * dim)]
+    return [(vocabulary, dim), (context, dim), *block * layers, *norm(dim)]
 
 
 def small_tensors() -> list[Shape]:
@@ -62,13 +62,17 @@ MODELS: dict[str, tuple[Callable[[], list[Shape]], int]] = {
     "vgg11": (vgg11, 9_750_922),
     "resnet34": (resnet34, 21_282_122),
     "transformer-base": (transformer_base, 44_103_680 + 512 * 10_000),
-    "gpt2-small": (gpt2_small, 124_439_808),
+    "gpt2-small": (lambda: gpt(12, 768, 1024), 124_439_808),
 }
+LARGE: dict[str, tuple[Callable[[], list[Shape]], int]] = {
+    "gpt-1.3b": (lambda: gpt(24, 2048, 2048), 1_315_723_264),
+}
+"""For accelerators: with moments and gradients, one optimizer's tensors take 21 GB."""
 
 
 def model_shapes(name: str) -> list[Shape]:
-    """The shapes of a model of MODELS, whose number of parameters is checked."""
-    build, parameters = MODELS[name]
+    """The shapes of a model of MODELS or LARGE, whose number of parameters is checked."""
+    build, parameters = {**MODELS, **LARGE}[name]
     shapes = build()
     assert sum(map(prod, shapes)) == parameters, f"{name} has {sum(map(prod, shapes))} parameters"
     return shapes

@@ -1,28 +1,25 @@
 """Optimizer steps timed against torch's fused AdamW, as ratios of interleaved pairs in one run.
 
 A pair is one step of each, in random order, on parameters of their own and the same gradients. Load from
-outside falls on both, so the median of the pairs' ratios holds where milliseconds do not.
+outside falls on both, so the median of the pairs' ratios holds where milliseconds do not. Candidates take
+turns in rounds, each with new tensors: by how much rounds differ says what another run would differ by.
 """
 
 from __future__ import annotations
 
 import gc
-import os
-import platform
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.profiler import ProfilerActivity, profile
 
 import aida
+from aida_bench.bench.machine import machine
+from aida_bench.bench.measure import Effort, Pairs, peak_extra_bytes, summary, time_pairs
 from aida_bench.bench.model_shapes import MODELS, Shape, model_shapes
 from aida_bench.storage.environment import versions
 
@@ -33,6 +30,7 @@ BACKENDS: dict[str, dict[str, bool]] = {
     "foreach": dict(foreach=True),
     "eager": dict(foreach=False, fused=False),
 }
+FEW = 3
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,8 @@ class Candidate:
     backend: str
     build: Build = field(repr=False)
     moments: str = "float32"
-    core: bool = False  # timed at every number of threads, not at the largest alone
+    core: bool = False  # timed at every number of threads and in every round, not at the largest and in FEW
     slow: bool = False  # left out of the models of over 10 million parameters
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long each candidate is timed: for `seconds` and `pairs` at least, but not beyond `patience`."""
-
-    seconds: float = 0.6
-    pairs: int = 7
-    patience: float = 4.0
 
 
 def baseline(params: list[Tensor]) -> Optimizer:
@@ -105,52 +94,6 @@ def with_gradients(params: list[Tensor], gradients: list[Tensor]) -> list[Tensor
     return params
 
 
-def timed(optimizer: Optimizer, device: str) -> float:
-    """Seconds of one whole step."""
-    start = time.perf_counter()
-    optimizer.step()
-    if device != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - start
-
-
-def time_pairs(a: Optimizer, b: Optimizer, device: str, effort: Effort, order: random.Random) -> Any:
-    """[(seconds of a, seconds of b), ...] in shuffled order, after a step of each that makes the state."""
-    for optimizer in (a, b, a, b):
-        timed(optimizer, device)
-    pairs, start = [], time.perf_counter()
-    while True:
-        first, second = (a, b) if order.random() < 0.5 else (b, a)
-        one, two = timed(first, device), timed(second, device)
-        pairs.append((one, two) if first is a else (two, one))
-        elapsed = time.perf_counter() - start
-        enough = len(pairs) >= effort.pairs and elapsed >= effort.seconds
-        if enough or (len(pairs) >= 3 and elapsed >= effort.patience):
-            return pairs
-
-
-def extra_memory(optimizer: Optimizer) -> int:
-    """The most bytes that one step holds beyond what it found, from torch's allocators' own records."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        optimizer.step()
-    results: Any = record.profiler
-    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    """The median and quartiles of b/a, and the median milliseconds of either."""
-    low, middle, high = quantiles([b / a for a, b in pairs], n=4, method="inclusive")
-    return {
-        "ratio": middle, "quartiles": [low, high], "pairs": len(pairs),
-        "ms": 1e3 * median(b for _, b in pairs), "baseline_ms": 1e3 * median(a for a, _ in pairs),
-    }  # fmt: skip
-
-
 def compare(
     shapes: Sequence[Shape],
     candidates: Sequence[Candidate],
@@ -161,24 +104,32 @@ def compare(
 ) -> Iterator[dict[str, Any]]:
     """One row a candidate: its summary, or why it was left out."""
     order = random.Random(0)
-    gradients = [torch.randn(shape, device=device) * 1e-3 for shape in shapes]
-    reference = baseline(with_gradients(make_parameters(shapes, device), gradients))
-    for candidate in candidates:
-        row: dict[str, Any] = {
-            "optimizer": candidate.name, "backend": candidate.backend, "moments": candidate.moments
-        }  # fmt: skip
-        try:
-            optimizer = candidate.build(with_gradients(make_parameters(shapes, device), gradients))
-            optimizer.step()
-        except (RuntimeError, ImportError) as error:
-            yield {**row, "left_out": str(error)}
-            continue
-        row |= summary(time_pairs(reference, optimizer, device, effort, order))
-        if memory and device == "cpu":
-            row["extra_bytes"] = extra_memory(optimizer)
-        yield row
-        del optimizer
-        gc.collect()
+    rows: list[dict[str, Any]] = [
+        {"optimizer": c.name, "backend": c.backend, "moments": c.moments} for c in candidates
+    ]
+    rounds: list[list[Pairs]] = [[] for _ in candidates]
+    for number in range(effort.rounds):
+        gradients = [torch.randn(shape, device=device) * 1e-3 for shape in shapes]
+        reference = baseline(with_gradients(make_parameters(shapes, device), gradients))
+        places = [
+            i for i, candidate in enumerate(candidates)
+            if "left_out" not in rows[i] and (candidate.core or number < FEW)
+        ]  # fmt: skip
+        for i in order.sample(places, len(places)):
+            params = with_gradients(make_parameters(shapes, device), gradients)
+            try:
+                optimizer = candidates[i].build(params)
+                optimizer.step()
+            except (RuntimeError, ImportError) as error:
+                rows[i]["left_out"] = str(error)
+                continue
+            rounds[i].append(time_pairs(reference.step, optimizer.step, device, effort, order))
+            if memory and device == "cpu" and "extra_bytes" not in rows[i]:
+                rows[i]["extra_bytes"] = peak_extra_bytes(optimizer.step, device)
+            del optimizer, params
+            gc.collect()
+    for row, found in zip(rows, rounds, strict=True):
+        yield row if "left_out" in row else {**row, **summary(found)}
 
 
 def plan(models: Sequence[str], threads: Sequence[int]) -> Iterator[tuple[str, int, list[Candidate]]]:
@@ -205,20 +156,26 @@ def step_benchmark(
     threads: Sequence[int] = (1, 2),
     device: str = "cpu",
     quick: bool = False,
+    core: bool = False,
+    rounds: int = Effort.rounds,
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """Time whole steps; what is returned is ready for JSON. on_row sees each result as it comes."""
-    effort = Effort(0.05, 3, 0.5) if quick else Effort()
+    """Time whole steps; what is returned is ready for JSON. on_row sees each result as it comes.
+
+    `core`: the library's fused steps alone, without sweeps.
+    """
+    effort = Effort(0.05, 3, 0.5, rounds=1) if quick else Effort(rounds=rounds)
     at_start, results, swept = torch.get_num_threads(), [], []
     try:
-        for model, count, candidates in plan(models, threads):
+        for model, count, wanted in plan(models, threads):
+            candidates = [c for c in wanted if c.core] if core else wanted
             torch.set_num_threads(count)
             memory = count == max(threads)
             for row in compare(model_shapes(model), candidates, device, effort, memory=memory):
                 results.append({"model": model, "threads": count, **row})
                 on_row(results[-1])
         best = [c for c in ours() if c.backend in ("fused", "foreach") and c.name in ("Aida", "AdaBelief")]
-        for what, size, shapes in sweeps(quick):
+        for what, size, shapes in () if core else sweeps(quick):
             for row in compare(shapes, [c for c in best if c.moments == "float32"], device, effort):
                 swept.append({"sweep": what, "size": size, "threads": torch.get_num_threads(), **row})
                 on_row(swept[-1])
@@ -228,21 +185,3 @@ def step_benchmark(
         "versions": versions(), "machine": machine(device), "effort": asdict(effort),
         "baseline": "torch AdamW, fused, float32", "results": results, "sweeps": swept,
     }  # fmt: skip
-
-
-def machine(device: str) -> dict[str, Any]:
-    caches = Path("/sys/devices/system/cpu/cpu0/cache")
-    sizes = {
-        f"L{(index / 'level').read_text().strip()} {(index / 'type').read_text().strip().lower()}":
-        (index / "size").read_text().strip()
-        for index in sorted(caches.glob("index*")) if (index / "size").exists()
-    }  # fmt: skip
-    accelerator = torch.cuda.get_device_name() if device.startswith("cuda") else None
-    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "caches": sizes, "accelerator": accelerator}
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

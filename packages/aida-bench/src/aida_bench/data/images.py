@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +17,9 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: Any) -> Images:
+        return Images(self.pixels.to(device), self.labels.to(device))
 
     def take(self, index: Tensor) -> Images:
         return Images(self.pixels[index], self.labels[index])

@@ -59,6 +59,7 @@ class ImageClassification:
         self.data, self.build, self.batch_size = data, build, batch_size
         self.mean, self.std = (255 * torch.tensor(s) for s in scale)
         self.lr_drops, self.epoch_batches, self.limit_batches = lr_drops, epoch_batches, limit_batches
+        self._held: dict[tuple[str, str], Images] = {}
 
     def build_model(self) -> nn.Module:
         # channels_last is the layout that the pixels already have: no conversion in any convolution.
@@ -71,13 +72,19 @@ class ImageClassification:
     def augment(self, pixels: Tensor, generator: Generator) -> Tensor:
         return pixels
 
+    def held(self, split: str, device: Any) -> Images:
+        """A split in the device's memory, brought there once: else each batch would wait for its copy."""
+        place = split, str(device)
+        if place not in self._held:
+            self._held[place] = self.data[split].to(device)
+        return self._held[place]
+
     def train_batches(self, generator: Generator, device: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        train = self.data["train"]
-        order = torch.randperm(len(train), generator=generator)
+        train = self.held("train", device)
+        order = torch.randperm(len(train), generator=generator).to(device)
         for index in islice(order.split(self.batch_size), self.batches_per_epoch()):
             batch = train.take(index)
-            pixels = self.augment(batch.pixels.to(device), generator)
-            yield self.normalise(pixels), batch.labels.to(device)
+            yield self.normalise(self.augment(batch.pixels, generator)), batch.labels
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [B, H, W, C] to float32 [B, C, H, W], channels last in memory."""
@@ -95,15 +102,14 @@ class ImageClassification:
             yield "", self.loss(model, batch)
 
     def evaluate(self, model: nn.Module, split: str, device: Any) -> dict[str, float]:
-        data = self.data[split]
+        data = self.held(split, device)
         seen, loss, correct = 0, torch.zeros((), device=device), torch.zeros((), device=device)
-        for index in islice(torch.arange(len(data)).split(EVAL_BATCH), self.limit_batches):
-            batch = data.take(index)
-            labels = batch.labels.to(device)
-            logits = model(self.normalise(batch.pixels.to(device)))
+        parts = zip(data.pixels.split(EVAL_BATCH), data.labels.split(EVAL_BATCH), strict=True)
+        for pixels, labels in islice(parts, self.limit_batches):
+            logits = model(self.normalise(pixels))
             loss += cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
-            seen += len(index)
+            seen += len(labels)
         return {"loss": loss.item() / seen, "accuracy": correct.item() / seen}
 
     def end_epoch(
