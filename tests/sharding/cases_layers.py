@@ -137,3 +137,22 @@ def a_piece_whose_place_is_unknown_is_not_cut():
         optimizer.step,
     )
     assert not optimizer.state
+
+
+@on_ranks(2)
+def plain_pieces_share_a_layer_with_whole_tensors():
+    """Numbers of elements are summed too, of pieces of which only reduce_groups knows."""
+    for cls, own in MEMBERS[:3]:
+        values = [torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.ones(3)]
+        plain = [torch.nn.Parameter(x.clone()) for x in values]
+        pieces = [torch.nn.Parameter(mine(values[0]).clone()), torch.nn.Parameter(values[1].clone())]
+        shared = {pieces[0]: [dist.group.WORLD]}
+        arguments = dict(own, lr=1e-3, layers=lambda name, p: "all")
+        ours = cls(pieces, reduce_groups=lambda p, shared=shared: shared.get(p), **arguments)
+        one = cls(plain, **arguments)
+        for t in range(5):
+            set_gradients(plain, t)
+            pieces[0].grad, pieces[1].grad = mine(plain[0].grad), plain[1].grad
+            ours.step()
+            one.step()
+        assert worst(pieces, [mine(plain[0].detach()), plain[1]]) <= LIMIT, (cls, own)

@@ -1,7 +1,8 @@
 """The rows that a record is made of: plain dictionaries that JSON can hold.
 
 A layer row, of kind "stepsize", one per layer and record; u are the layer's adaptive stepsizes:
-  step (optimizer steps taken), layer (its number, from 1), parameter (its name), numel;
+  step (optimizer steps taken), layer (its number, from 1), parameter (its name; name[0:64] of a slice, and of
+  several tensors the name that the optimizer's `layers` gives them), numel;
   mean, std (population), min, max, p05, p25, p50, p75, p95 of u; histogram of u;
   cap (the largest u that eps allows), capped (the fraction of elements with u >= 0.99 cap);
   cos (of the angle between g and m), g_norm, m_norm, p_norm (Euclidean);
