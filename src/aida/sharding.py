@@ -115,8 +115,7 @@ class LayerReduction:
     The table has a row for every parameter, or part of one, with a gradient here or not, so that all ranks
     send messages of one size; rows without a gradient are zero. Order and size depend on these alone, of
     which each stands once.
-    rows: the parameters and parts. width: numbers in a row.
-    maximum: largest values in place of sums, and -inf in place of zero.
+    width: numbers in a row. maximum: largest values in place of sums, and -inf in place of zero.
     """
 
     def __init__(
