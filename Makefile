@@ -14,7 +14,8 @@ PROJECTS := pyproject.toml packages/aida-bench/pyproject.toml packages/aida-jax/
 DEV := --group pyproject.toml:dev $(PROJECTS)
 
 .PHONY: help install demo test test-jax test-jax-oldest test-jax-newest test-matrix test-distributed \
-	test-runner study-ci test-floors test-oldest test-newest dist-check lint format coverage mutate fuzz \
+	test-runner study-ci test-floors test-oldest test-newest \
+	test-integrations test-peers test-composer dist-check lint format coverage mutate fuzz \
 	sanitize sanitize-threads bench bench-check gpu gpu-dry lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -41,8 +42,21 @@ $(STAMP): $(BIN)/uv $(LOCK) $(PROJECTS) CMakeLists.txt \
 demo: install  ## compare six optimizers on handwritten digits
 	$(BIN)/aida compare digits
 
+# Tools in which tests/integrations has to run: elsewhere what is not installed is skipped.
+PEERS := transformers accelerate timm pytorch_lightning
 test: install  ## the fast tests
-	$(BIN)/python -m pytest -q
+	AIDA_PEERS="$(PEERS)" $(BIN)/python -m pytest -q
+
+# Inside other tools: those that are large, and those that need another torch, each in an environment of its own.
+PEERS_peers := $(PEERS) lightning jsonargparse keras mlflow trackio optuna hydra
+PEERS_composer := composer
+test-integrations: test-peers test-composer  ## inside trainers and loggers, large ones too, in environments of their own
+test-peers test-composer: test-%: $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(VENV)-$*
+	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --group pyproject.toml:$*
+	PATH="$(CURDIR)/$(VENV)-$*/bin:$$PATH" $(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python \
+		--no-build-isolation -C build-dir=build/$* -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) .
+	KERAS_BACKEND=torch AIDA_PEERS="$(PEERS_$*)" $(VENV)-$*/bin/python -m pytest -q -rs tests/integrations
 
 # The wheel of aida-jax, made of its sdist, in an environment without torch; docs/guide/jax.md.
 # JAX_TESTS: other arguments of pytest, such as -k sharding.
@@ -181,5 +195,5 @@ lock: install  ## requirements/ anew (UPGRADE= keeps the versions that are there
 		--universal --python-version 3.11 --generate-hashes $(UPGRADE) --output-file $(JAX_LOCK)
 
 clean:  ## remove all that was made
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-jax $(VENV)-jax-oldest $(VENV)-jax-newest build dist .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-peers $(VENV)-composer $(VENV)-jax $(VENV)-jax-oldest $(VENV)-jax-newest build dist .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/aida/backends/_step_cpu.so
 	find src packages tests benchmarks reproduce tools packaging -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -182,3 +182,52 @@ def test_nothing_is_imported_that_is_not_asked_for():
         f"import sys, aida, aida.monitor, aida.integrations; print([x for x in {peers} if x in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_optunas_search_tries_other_learning_rates(tmp_path):
+    needed("optuna")
+    args = arguments(tmp_path, eval_strategy="epoch", max_steps=3)
+    trainer = transformers.Trainer(
+        model_init=Net, args=args, train_dataset=EXAMPLES, eval_dataset=EXAMPLES,
+        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(args),
+    )  # fmt: skip
+    used = []
+    trainer.add_callback(Learning(used))
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 0.001, 0.1)},
+        compute_objective=lambda metrics: metrics["eval_loss"],
+        n_trials=3,
+        backend="optuna",
+    )
+    assert len(set(used)) == 3
+
+
+class Learning(transformers.TrainerCallback):
+    """Keeps the learning rate that each training begins with."""
+
+    def __init__(self, used):
+        self.used = used
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        assert type(kwargs["optimizer"]).__name__ in ("Aida", "AcceleratedOptimizer")
+        self.used.append(kwargs["optimizer"].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "text"),
+    [
+        (lambda: StepsizeCallback(sinks="logger"), TypeError,
+         'sinks="logger" needs the Trainer whose reporters they are: '
+         "trainer.add_callback(StepsizeCallback(trainer))"),
+        (lambda: StepsizeCallback(100), TypeError, "trainer is a transformers.Trainer, not int"),
+        (lambda: StepsizeCallback(sinks="runs"), ValueError,
+         "'runs' is not a sink: a path must end in .jsonl or .csv, and beside paths there are \"memory\" and "
+         '"logger", TensorBoard(folder), WandB() and objects with a method write(rows)'),
+        (lambda: optimizer_cls_and_kwargs(None, "aida"), TypeError,
+         "cls is a class of the family, such as aida.Aida, not 'aida'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_use_is_told_in_one_sentence(make, kind, text):
+    with pytest.raises(kind) as caught:
+        make()
+    assert str(caught.value) == text
