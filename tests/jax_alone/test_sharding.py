@@ -11,14 +11,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import aida_jax
-from helpers.jax_members import MEMBERS, assert_bitwise, made, trained, worst
+from helpers.jax_members import assert_bitwise, every_member, made, trained, worst
 
 try:
     from jax import shard_map
 except ImportError:  # jax 0.4 and 0.5
     from jax.experimental.shard_map import shard_map
 
-every_member = pytest.mark.parametrize("name", MEMBERS)
 # Split along both axes, along one of them, along none.
 SPECS = {"both": P("data", "model"), "one": P(None, "model"), "bias": P("data"), "whole": P()}
 AXES = {"both": ("data", "model"), "one": ("model",), "bias": ("data",), "whole": ()}

@@ -9,9 +9,8 @@ import optax
 import pytest
 
 import aida_jax
-from helpers.jax_members import MEMBERS, assert_bitwise, made, trained, tree, worst
+from helpers.jax_members import assert_bitwise, every_member, made, trained, tree, worst
 
-every_member = pytest.mark.parametrize("name", MEMBERS)
 GRADIENTS = [tree(seed=t) for t in range(1, 4)]
 KERNEL = {"dense": {"kernel": True, "bias": False}, "scale": False}
 
