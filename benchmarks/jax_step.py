@@ -4,8 +4,8 @@
 
 A step is update and apply_updates under jit with donated buffers. In every round each optimizer takes one
 step, in a random order, with parameters and a state of its own; a ratio is the median of the rounds' own
-ratios, so that what else the machine does falls on all: [median, quartiles, ratio of the fastest steps]. `--fusions`
-shows what XLA makes of a step instead: its fusions, and its traffic in passes over the parameters.
+ratios, so that what else the machine does falls on all: [median, quartiles, ratio of the fastest steps].
+`--fusions` shows what XLA makes of a step instead: fusions, and traffic in passes over the parameters.
 """
 
 import argparse
