@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 import aida
 from aida_bench.models.gpt import Gpt
 
+torch.set_num_threads(1)
 EXAMPLES = Path(__file__).parents[1] / "examples" / "jax"
 
 

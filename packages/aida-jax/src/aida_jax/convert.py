@@ -134,7 +134,7 @@ def state_to_torch(
             )
         of_v = np.asarray(v[name]).reshape(-1)[0] if pooled else v[name]
         arrays = (np.float32(state.count), m[name], of_v)
-        states[key] = {part: torch.tensor(np.array(x)) for part, x in zip(STATE, arrays, strict=True)}
+        states[key] = {part: torch.tensor(_numpy(x)) for part, x in zip(STATE, arrays, strict=True)}
     return {**given, "state": states}
 
 
@@ -187,6 +187,12 @@ def _array(x: Any) -> np.ndarray:
     """A tensor, of bfloat16 too, as NumPy's."""
     x = x.detach().cpu()
     return (x.float() if "bfloat16" in str(x.dtype) else x).numpy()
+
+
+def _numpy(x: Any) -> np.ndarray:
+    """An array of one's own, of a type that torch knows."""
+    x = np.array(x)
+    return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
 
 
 def _one_each(leaf: Leaf, x: Any) -> np.ndarray:
