@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import aida_jax
 
@@ -22,6 +23,12 @@ MEMBERS = {
     "laida-pre": (aida_jax.laida, {}),
     "laida-post": (aida_jax.laida, {"layerwise": "post", "K": 3}),
 }
+
+# The others take minutes more: `make test-jax JAX_TESTS="-m 'slow or not slow'"` runs them too.
+FIRST = ("adabelief", "ladam-pre", "aida", "laida-post")
+every_member = pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in MEMBERS]
+)
 
 
 def made(name, learning_rate=1e-2, **more):

@@ -10,9 +10,7 @@ import optax
 import pytest
 
 import aida_jax
-from helpers.jax_members import MEMBERS, assert_bitwise, made, trained, tree, worst
-
-every_member = pytest.mark.parametrize("name", MEMBERS)
+from helpers.jax_members import assert_bitwise, every_member, made, trained, tree, worst
 
 
 def stacked(seed):

@@ -7,9 +7,8 @@ import optax
 import pytest
 
 import aida_jax
-from helpers.jax_members import MEMBERS, made, static_args, trained, tree, worst
+from helpers.jax_members import MEMBERS, every_member, made, static_args, trained, tree, worst
 
-every_member = pytest.mark.parametrize("name", MEMBERS)
 halves = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
 

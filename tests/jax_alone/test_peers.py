@@ -7,9 +7,8 @@ import optax
 import pytest
 
 import aida_jax
-from helpers.jax_members import MEMBERS, assert_bitwise, made, trained, worst
+from helpers.jax_members import assert_bitwise, every_member, made, trained, worst
 
-every_member = pytest.mark.parametrize("name", MEMBERS)
 X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
 Y = np.random.default_rng(1).standard_normal((8, 2)).astype(np.float32)
 

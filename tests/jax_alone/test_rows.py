@@ -10,9 +10,8 @@ import pytest
 
 import aida_jax
 from aida_jax import monitor
-from helpers.jax_members import MEMBERS, made, trained, tree
+from helpers.jax_members import every_member, made, trained, tree
 
-every_member = pytest.mark.parametrize("name", MEMBERS)
 GRADIENTS = [tree(seed=t) for t in (1, 2, 3)]
 COLUMNS = ["kind", "step", "layer", "parameter", "numel", "mean", "std", "min", "max", "p05", "p25", "p50",
            "p75", "p95", "cap", "capped", "histogram", "cos", "g_norm", "m_norm", "p_norm", "residual",

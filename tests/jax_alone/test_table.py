@@ -9,11 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from helpers.jax_members import MEMBERS, assert_bitwise, made, static_args, trained, tree, worst
+from helpers.jax_members import MEMBERS, assert_bitwise, every_member, made, static_args, trained, tree, worst
 from helpers.jax_targets import TARGETS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-every_member = pytest.mark.parametrize("name", MEMBERS)
 GRADIENTS = [tree(seed=t) for t in range(1, 6)]
 
 

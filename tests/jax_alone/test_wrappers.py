@@ -9,9 +9,8 @@ import optax
 import pytest
 
 import aida_jax
-from helpers.jax_members import MEMBERS, assert_bitwise, made, trained, tree, worst
+from helpers.jax_members import assert_bitwise, every_member, made, trained, tree, worst
 
-every_member = pytest.mark.parametrize("name", MEMBERS)
 GRADIENTS = [tree(seed=t) for t in range(1, 4)]
 KERNEL = {"dense": {"kernel": True, "bias": False}, "scale": False}
 
@@ -146,6 +145,24 @@ def test_an_optimizer_steps_in_a_loop_that_is_compiled():
 
     (params, _), _ = jax.lax.scan(step, (tree(), optimizer.init(tree())), stacked)
     assert worst(params, trained(optimizer, tree(), GRADIENTS)[0]) < 1e-6
+
+
+@every_member
+def test_a_step_can_be_differentiated(name, double):
+    """As meta-learning does: against finite differences, through two steps."""
+    optimizer = made(name, eps=1e-3)
+
+    def after(scale):
+        params = {"w": jnp.asarray([0.5, -1.0, 2.0]) * scale}
+        state = optimizer.init(params)
+        for _ in range(2):
+            grads = jax.tree.map(lambda p: jnp.sin(3 * p), params)
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return jnp.sum(params["w"] ** 2)
+
+    exact = (after(1 + 1e-6) - after(1 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.grad(after)(1.0), exact, rtol=1e-6)
 
 
 def test_counters_stay_at_their_largest():

@@ -116,6 +116,18 @@ def test_there_and_back_is_the_same_state(name, own):
             torch.testing.assert_close(after[key][part], x, rtol=0, atol=0)
 
 
+def test_a_momentum_of_bfloat16_goes_to_torch():
+    net = model().float()
+    other = aida_jax.aida(LR, mu_dtype=jnp.bfloat16)
+    params = jax.tree.map(jnp.asarray, to_tree(arrays(net)))
+    _, state = other.update(params, other.init(params), params)
+    one = aida.Aida(net.named_parameters(), lr=LR)
+    one.load_state_dict(aida_jax.state_to_torch(state[0], one, from_tree))
+    np.testing.assert_array_equal(
+        one.state[net[0].weight]["exp_avg"].numpy(), np.asarray(state[0].mu["first"]["kernel"].T, np.float32)
+    )
+
+
 @pytest.mark.parametrize("layerwise", ["pre", "post"])
 def test_blocks_that_are_stacked_here(layerwise):
     """Three layers of torch in one leaf, each with its own v."""

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import aida_jax
 from aida import monitor as of_torch_side
 from aida.monitor import plots
-from aida_bench.cli import app
 from aida_jax import monitor
+from helpers.bench.command import invoke
 from helpers.jax_twins import FORMS, TWINS, steps, twins
 
 
@@ -65,5 +64,5 @@ def test_the_torch_sides_plots_and_command_read_these_rows(tmp_path):
         rows += monitor.record([{**row, "step": step} for row in found], run=run)
     sink.write(rows)
     assert plots.stepsizes(rows) is not None
-    done = CliRunner().invoke(app, ["stepsizes", str(tmp_path / "rows.jsonl")])
+    done = invoke("stepsizes", tmp_path / "rows.jsonl", "--out", tmp_path / "figures")
     assert done.exit_code == 0, done.output

@@ -53,12 +53,15 @@ def wheel(sdist, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def in_git():
-    """Every file of the repository that is not hidden."""
+    """Every file of the repository that is not hidden; links to files and folders as what they lead to."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    return {f for f in listed if f and (ROOT / f).exists() and not re.search(r"(^|/)\.", f)}
+    files = {f for f in listed if f and (ROOT / f).exists() and not re.search(r"(^|/)\.", f)}
+    folders = {f for f in files if (ROOT / f).is_dir()}  # links to those, which builds follow
+    behind = {f"{f}/{file.name}" for f in folders for file in (ROOT / f).glob("*.py")}
+    return (files - folders) | behind
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +73,7 @@ def said(wheel) -> Message:
 
 def test_the_sdist_is_the_repository(sdist, in_git):
     with tarfile.open(sdist) as archive:
-        held = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+        held = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile() or m.issym()}
     assert held == in_git | {"PKG-INFO"}
     assert "tests/packaging/test_distributions.py" in held
 
@@ -149,6 +152,44 @@ def test_the_benchs_wheel_brings_the_command(bench_wheel, wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith(str(place))
     assert done.stdout.splitlines()[1] == f"aida {version('aida-optim')}"
+
+
+@pytest.fixture(scope="session")
+def jax_wheel(tmp_path_factory):
+    """Made of the sdist."""
+    out = tmp_path_factory.mktemp("jax")
+    options = ["--no-build-isolation", "--python", sys.executable, "--out-dir", out]
+    uv("build", "--quiet", *options, "packages/aida-jax")
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_jax_wheel_is_its_package_with_what_it_shares(jax_wheel, in_git, said):
+    with zipfile.ZipFile(jax_wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        of_jax = message_from_bytes(archive.read(name))
+    place = "packages/aida-jax/src/"
+    assert held == {name.removeprefix(place) for name in in_git if name.startswith(place)}
+    assert of_jax["Name"] == "aida-jax"
+    assert of_jax["Version"] == said["Version"]
+    assert of_jax["Requires-Python"] == said["Requires-Python"]
+    needs = [r for r in of_jax.get_all("Requires-Dist") if "extra ==" not in r]
+    assert {re.match(r"[\w-]+", r)[0] for r in needs} == {"jax", "optax", "numpy"}
+
+
+def test_what_both_wheels_share_is_the_same_bytes(jax_wheel, wheel, tmp_path):
+    """As they are installed: one place in the repository, and a copy in each."""
+    uv("pip", "install", "--quiet", "--no-deps", "--target", tmp_path, jax_wheel, wheel)
+    links = [x for x in (ROOT / "packages/aida-jax/src/aida_jax").rglob("*") if x.is_symlink()]
+    names = [x.relative_to(ROOT / "packages/aida-jax/src/aida_jax") for x in links]
+    assert Path("family.py") in names
+    for name in names:
+        one, other = tmp_path / "aida" / name, tmp_path / "aida_jax" / name
+        files = [x.relative_to(one) for x in one.rglob("*.py")] if one.is_dir() else [Path()]
+        for file in files:
+            assert not (other / file).is_symlink()
+            assert (one / file).read_bytes() == (other / file).read_bytes(), name / file
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def state_from_torch(
         names: the parameters' names in the optimizer's order, such as
             [name for name, _ in model.named_parameters()]. Default: None, the names in the state, which it
             has where the optimizer was given named parameters.
-        layers: as the member here is given it.
+        layers: as the member here is given it. Default: None, a leaf is one layer.
 
     Returns a ScaleByAidaState, to put where the member's own is: optimizer.init(params) with its first entry
     replaced, for a member with a learning rate. Hyperparameters do not come with it. Raises ValueError where
@@ -91,8 +91,8 @@ def state_to_torch(
         state: a member's ScaleByAidaState, the first entry of the state of a member with a learning rate.
         optimizer: the member of the torch side, for its parameters and groups, which stay as they are.
         from_tree: the function by which parameters go to torch: of the tree, to arrays by their torch names.
-        names: as in state_from_torch; here for an optimizer that was not given named parameters.
-        layers: as the member here was given it.
+        names: as in state_from_torch. Default: None, the names in the optimizer's groups.
+        layers: as the member here was given it. Default: None, a leaf is one layer.
 
     Returns a dict as optimizer.state_dict() gives it. Every layer's counter is the count. Raises ValueError
     where names or shapes differ. Needs torch.
@@ -134,7 +134,7 @@ def state_to_torch(
             )
         of_v = np.asarray(v[name]).reshape(-1)[0] if pooled else v[name]
         arrays = (np.float32(state.count), m[name], of_v)
-        states[key] = {part: torch.tensor(np.array(x)) for part, x in zip(STATE, arrays, strict=True)}
+        states[key] = {part: torch.tensor(_numpy(x)) for part, x in zip(STATE, arrays, strict=True)}
     return {**given, "state": states}
 
 
@@ -187,6 +187,12 @@ def _array(x: Any) -> np.ndarray:
     """A tensor, of bfloat16 too, as NumPy's."""
     x = x.detach().cpu()
     return (x.float() if "bfloat16" in str(x.dtype) else x).numpy()
+
+
+def _numpy(x: Any) -> np.ndarray:
+    """An array of one's own, of a type that torch knows."""
+    x = np.array(x)
+    return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
 
 
 def _one_each(leaf: Leaf, x: Any) -> np.ndarray:

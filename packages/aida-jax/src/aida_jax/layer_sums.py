@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from .layers import Leaf, StackedAxes, as_real, leaves_of
 from .monitor.schema import AT_CAP, PER_OCTAVE
-from .scalars import step_scalars
 from .settings import SUMS
 from .transform import ScaleByAidaState, layer_sums, stepsize
 
@@ -26,33 +25,33 @@ def histogram_top(cap: float) -> int:
     return ceil(log2(cap))
 
 
-@partial(jax.jit, static_argnames=("rectify", "layers"))
+@partial(jax.jit, static_argnames="layers")
 def measured(
     state: ScaleByAidaState,
     params: Mapping[str, Any],
     grads: Mapping[str, Any],
-    numbers: Mapping[str, Any],
-    cap: Any,
-    top: Any,
+    scalars: tuple[float, ...],
+    cap: float,
+    top: float,
     *,
-    rectify: bool,
     layers: StackedAxes | None,
-) -> tuple[jax.Array, jax.Array, tuple[Any, ...]]:
-    """([COLUMNS, L], histograms [L, BINS], family.step_scalars with lr = 1) of a step that is done.
+) -> tuple[jax.Array, jax.Array]:
+    """([COLUMNS, L], histograms [L, BINS]) of a step that is done.
 
-    params and grads: by the leaves' paths; grads may lack any. numbers: b1, b2, eps and eps_out.
+    params and grads: by the leaves' paths; grads may lack any. scalars: family.step_scalars of the step, from
+    the host, where they are exact.
     """
     leaves, mu, treedef = leaves_of(state.mu, layers)
-    t = step_scalars(state.count, rectify=rectify, **numbers)
     columns, histograms = [], []
     for leaf, m, v in zip(leaves, map(as_real, mu), treedef.flatten_up_to(state.nu), strict=True):
         p = as_real(params[leaf.name])
         g = as_real(grads[leaf.name]) if leaf.name in grads else jnp.zeros_like(m)
         v = leaf.spread(v) if jnp.ndim(v) == leaf.stacked else as_real(v)
         v = jnp.broadcast_to(v, leaf.shape)
-        columns.append(_columns(leaf, p, g, m, v, stepsize(v, t), cap))
-        histograms.append(_histogram(leaf, stepsize(v, t), top))
-    return jnp.concatenate(columns, axis=1), jnp.concatenate(histograms), t
+        u = stepsize(v, scalars)
+        columns.append(_columns(leaf, p, g, m, v, u, cap))
+        histograms.append(_histogram(leaf, u, top))
+    return jnp.concatenate(columns, axis=1), jnp.concatenate(histograms)
 
 
 def _columns(leaf: Leaf, p: Any, g: Any, m: Any, v: Any, u: Any, cap: Any) -> jax.Array:

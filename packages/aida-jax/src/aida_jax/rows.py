@@ -69,18 +69,15 @@ def layer_stepsizes(
     leaves, _, _ = leaves_of(own.mu, s.layers)
     if not count or not leaves:
         return []
-    b2, eps, eps_out = float(s.b2), float(s.eps), float(s.eps_out)
+    b1, b2, eps, eps_out = (float(x) for x in (s.b1, s.b2, s.eps, s.eps_out))
+    scalars = family.step_scalars(count, lr=1.0, b1=b1, b2=b2, eps=eps, eps_out=eps_out, rectify=s.rectify)
     cap = 1 / (1 / family.stepsize_cap(eps, b2) + eps_out)
-    top = histogram_top(cap)
-    numbers = dict(b1=s.b1, b2=s.b2, eps=s.eps, eps_out=s.eps_out)
-    given = _by_path(grads)
-    table, counts, scalars = jax.device_get(
-        measured(own, _by_path(params), given, numbers, cap, top, rectify=s.rectify, layers=s.layers)
-    )
+    top, given = histogram_top(cap), _by_path(grads)
+    table, counts = jax.device_get(measured(own, _by_path(params), given, scalars, cap, top, layers=s.layers))
     columns: dict[str, np.ndarray] = dict(zip(COLUMNS, table.astype(np.float64), strict=True))
     pairs = _coefficients(s, columns)
-    step_size = float(scalars[3]) * _learning_rate(optimizer, count)
-    is_capped = float(scalars[0]) != 0  # 0 while a rectified step is intractable: u is 1 then
+    step_size = scalars[3] * _learning_rate(optimizer, count)
+    is_capped = scalars[0] != 0  # 0 while a rectified step is intractable: u is 1 then
     rows: list[Row] = []
     named = [(leaf, name) for leaf in leaves for name in _layer_names(leaf)]
     for i, (leaf, name) in enumerate(named):
