@@ -105,9 +105,7 @@ def graph_steps_as_eager(member: Any, options: dict[str, Any], device: Device) -
 
 def never_waits(make: Callable[..., Any], device: Device) -> dict[str, Any]:
     """Neither the first step, which makes states, nor later ones, nor one whose gradients have moved."""
-    params = begun(device)
-    optimizer = make(params, fused=True)
-    optimizer.step()  # compiles the kernels, and loads them, for which the driver may wait
+    make(begun(device), fused=True).step()  # compiles and loads the kernels, for which the driver may wait
     optimizer = make(begun(device), fused=True)
     params = optimizer.param_groups[0]["params"]
     moved = [torch.randn_like(p) for p in params]

@@ -159,7 +159,8 @@ def test_the_last_committed_result_of_the_kind_is_taken(repository):
     commit("c-other.json", other, 2_100_000_000)
     name, found = check.committed(folder, KIND)
     assert (name, found) == ("b-newer.json", newer)
-    (folder / "b-newer.json").write_text(json.dumps(older))  # not committed
+    (folder / "b-newer.json").write_text(json.dumps(older))
+    subprocess.run(["git", "add", "."], cwd=folder, check=True)  # and not committed
     assert check.committed(folder, KIND)[1] == newer
 
 

@@ -55,7 +55,8 @@ class Training:
     def __init__(self, contender: Contender, workload: Workload, precision: str, device: str) -> None:
         torch.manual_seed(0)
         (self.model, self._loss), self.batch = workload.on(device)
-        self.device, self.precision, self.steps = device, precision, list[float]()
+        self.device, self.precision = device, precision
+        self._marks: list[tuple[Any, Any]] = []
         self.optimizer = contender.build(self.model.parameters())
         self._stack = ExitStack()
         self.released = contender.released
@@ -69,14 +70,24 @@ class Training:
             loss = self._loss(self.model)
         loss.backward()
         if not self.released:
-            start = self._now()
+            start = self._mark()
             self.optimizer.step()
-            self.steps.append(self._now() - start)
+            self._marks.append((start, self._mark()))
 
-    def _now(self) -> float:
-        if self.device != "cpu":
-            torch.accelerator.synchronize()
-        return time.perf_counter()
+    def _mark(self) -> Any:
+        """A moment; on an accelerator one of its own, for which nothing waits."""
+        if self.device == "cpu":
+            return time.perf_counter()
+        event = torch.get_device_module(self.device).Event(enable_timing=True)
+        event.record()
+        return event
+
+    @property
+    def steps(self) -> list[float]:
+        """Seconds of each step so far; on an accelerator, after it has been waited for."""
+        if self.device == "cpu":
+            return [end - start for start, end in self._marks]
+        return [start.elapsed_time(end) / 1e3 for start, end in self._marks]
 
     def peak_bytes(self) -> int:
         """Parameters and moments, and the most that an iteration holds beyond them."""
