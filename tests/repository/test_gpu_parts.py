@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,12 +117,18 @@ def test_what_has_ended_is_not_done_again_unless_it_failed_and_is_asked_for(call
     assert counts == {"good": 1, "bad": 2}
 
 
-def test_a_part_whose_time_is_over_goes_on_in_the_next_call(call, here):
-    over = results.Call(9, call.out, call.work, dry=True, soft=0.05)
-    slow = part(a=lambda: time.sleep(0.1) or {}, b=dict)
-    assert here(slow, over) == runner.AGAIN
+def test_a_part_whose_time_is_over_goes_on_in_the_next_call(call, here, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(results, "time", SimpleNamespace(time=lambda: clock[0]))
+
+    def slow():
+        clock[0] += 2 * call.soft
+        return {}
+
+    one = part(a=slow, b=dict)
+    assert here(one, replace(call, start=clock[0])) == runner.AGAIN
     assert statuses(call) == {"a": "passed", "b": "waiting"}
-    assert here(slow, call) == 0
+    assert here(one, replace(call, start=clock[0])) == 0
     assert statuses(call) == {"a": "passed", "b": "passed"}
 
 
