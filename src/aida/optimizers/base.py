@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,20 +12,18 @@ from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from typing_extensions import Unpack
 
 from .. import sharding
-from ..backends.contract import SUMS
-from .checkpoint import Checkpointed
 from .define import show_arguments
 from .foreign import MEMBERS_OWN
-from .layer_batch import GroupPart, some_layers, whole_groups
+from .layer_batch import whole_groups
 from .layers import Layering, LayersOf
 from .names import check_arguments, warn_of_keys
 from .options import Options
 from .shown import with_caps
-from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients
+from .stepping import Stepping
 from .validate import check_group, warn_where_eps_underflows
 
 
-class Layerwise(Checkpointed):
+class Layerwise(Stepping):
     """The base of every optimizer of the family, and of your own: a subclass gives a rule of a few lines.
 
     For each layer, which is one parameter tensor p (unless `layers` says otherwise) with its gradient g and
@@ -217,50 +215,3 @@ class Layerwise(Checkpointed):
         if self.released_by is not None:
             self.released_by.begin()
         super().zero_grad(set_to_none)
-
-    def step_layers(self, layers: Iterable[tuple[int, int, Tensor]]) -> None:
-        """Step these layers alone, as step() would: (index of a group, place in the optimizer, parameter)."""
-        with self._lock:
-            self._fresh = False
-            self._step(some_layers(layers))
-        self._opt_called = True  # by which schedulers know that they do not come before the first step
-
-    @property
-    def has_step_hooks(self) -> bool:
-        """Whether hooks are registered that step() calls and step_layers() does not."""
-        return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
-
-    def _step(self, parts: Iterable[GroupPart], sharded: bool = False) -> None:
-        """layer_batch -> prepare_step -> run: everything is checked before anything is written."""
-        if not self.layering.is_plain and not torch.compiler.is_compiling():
-            self.layering.update(self.param_groups)
-        reductions = self._reductions() if sharded else None
-        scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
-        in_use = nullcontext() if torch.compiler.is_compiling() else self._layers.in_use(self.param_groups)
-        with in_use, reductions or nullcontext():
-            steps: list[StepBatch] = []
-            for part in parts:
-                group = self.param_groups[part.group]
-                rule = self._kept_rule(part.group)
-                batches = self._layers.find(part, group, self.state, callable(rule), self.reduce_groups)
-                steps += prepare_step(batches, group, rule=rule, eps_outside=self.eps_outside, **scaling)
-            run(steps, self.state, reductions, self.layering if self.layering.shares else None)
-
-    def _reductions(self) -> sharding.StepReductions:
-        with_gram = [group for group in self.param_groups if needs_gram(self.rule_of(group), group)]
-        width = len(SUMS) + self.layering.shares  # with the number of elements, see shared_layers.py
-        return self._whole.reductions(
-            self.param_groups, with_gram, self.reduce_groups, self.layering.rows, width
-        )
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """GradScaler asks whether the step itself divides by grad_scale and reads found_inf.
-
-        With fused=True alone, as in torch: trainers that clip gradients take it as a reason to refuse.
-        """
-        return all(
-            group["fused"] is True and scales_gradients(p, group)
-            for group in self.param_groups
-            for p in group["params"]
-        )

@@ -1,0 +1,67 @@
+"""A step of an optimizer's groups, or of some of its layers: gathered, checked, then run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import sharding
+from ..backends.contract import SUMS
+from .checkpoint import Checkpointed
+from .layer_batch import GroupPart, some_layers
+from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients
+
+
+class Stepping(Checkpointed):
+    """An optimizer that steps all of its layers in step(), and any of them when asked to."""
+
+    def step_layers(self, layers: Iterable[tuple[int, int, Tensor]]) -> None:
+        """Step these layers alone, as step() would: (index of a group, place in the optimizer, parameter)."""
+        with self._lock:
+            self._fresh = False
+            self._step(some_layers(layers))
+        self._opt_called = True  # by which schedulers know that they do not come before the first step
+
+    @property
+    def has_step_hooks(self) -> bool:
+        """Whether hooks are registered that step() calls and step_layers() does not."""
+        return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
+
+    def _step(self, parts: Iterable[GroupPart], sharded: bool = False) -> None:
+        """layer_batch -> prepare_step -> run: everything is checked before anything is written."""
+        if not self.layering.is_plain and not torch.compiler.is_compiling():
+            self.layering.update(self.param_groups)
+        reductions = self._reductions() if sharded else None
+        scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+        in_use = nullcontext() if torch.compiler.is_compiling() else self._layers.in_use(self.param_groups)
+        with in_use, reductions or nullcontext():
+            steps: list[StepBatch] = []
+            for part in parts:
+                group = self.param_groups[part.group]
+                rule = self._kept_rule(part.group)
+                batches = self._layers.find(part, group, self.state, callable(rule), self.reduce_groups)
+                steps += prepare_step(batches, group, rule=rule, eps_outside=self.eps_outside, **scaling)
+            run(steps, self.state, reductions, self.layering if self.layering.shares else None)
+
+    def _reductions(self) -> sharding.StepReductions:
+        with_gram = [group for group in self.param_groups if needs_gram(self.rule_of(group), group)]
+        width = len(SUMS) + self.layering.shares  # with the number of elements, see shared_layers.py
+        return self._whole.reductions(
+            self.param_groups, with_gram, self.reduce_groups, self.layering.rows, width
+        )
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """GradScaler asks whether the step itself divides by grad_scale and reads found_inf.
+
+        With fused=True alone, as in torch: trainers that clip gradients take it as a reason to refuse.
+        """
+        return all(
+            group["fused"] is True and scales_gradients(p, group)
+            for group in self.param_groups
+            for p in group["params"]
+        )
