@@ -119,7 +119,7 @@ def test_an_exception_closes_the_monitor(tmp_path):
                 raise KeyboardInterrupt
             return super().training_step(batch, index)
 
-    callback = StepsizeCallback(every=1, to=[JSONL(tmp_path / "rows.jsonl")])
+    callback = StepsizeCallback(every=1, sinks=[JSONL(tmp_path / "rows.jsonl")])
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         trainer_of(tmp_path, callback).fit(Failing())
     assert not callback.monitor._hooks
@@ -141,7 +141,7 @@ def test_beginning_again_ends_what_was_begun():
 
 def test_a_callback_is_a_class_of_its_own_that_pickles(tmp_path):
     model = Net()
-    callback = StepsizeCallback(every=3, to=tmp_path / "rows.jsonl")
+    callback = StepsizeCallback(every=3, sinks=tmp_path / "rows.jsonl")
     logger = lambda: None  # noqa: E731 - what cannot be pickled
     callback.on_train_start(
         SimpleNamespace(optimizers=[aida.Aida(model.parameters())], loggers=[logger]), model
@@ -155,8 +155,6 @@ def test_a_callback_is_a_class_of_its_own_that_pickles(tmp_path):
         StepsizeCallback(every=0)
     with pytest.raises(TypeError, match="not 3"):
         StepsizeCallback(sinks=3)
-    with pytest.raises(TypeError, match="`to` is the former name of `sinks`"):
-        StepsizeCallback(sinks=Memory(), to=Memory())
 
 
 def test_the_former_names_warn_and_are_the_same_class():

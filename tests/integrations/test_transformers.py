@@ -160,7 +160,7 @@ def test_a_search_over_the_learning_rate_is_one(tmp_path):
 
 def test_a_callback_pickles_without_its_trainer(tmp_path):
     trainer = trainer_of(tmp_path)
-    callback = StepsizeCallback(trainer, every=3, to=tmp_path / "rows.jsonl")
+    callback = StepsizeCallback(trainer, every=3, sinks=tmp_path / "rows.jsonl")
     callback.begin([aida.Aida(trainer.model.parameters())], trainer.model, has_logger=True)
     again = pickle.loads(pickle.dumps(callback))
     assert (again.monitors, again.trainer, again.arguments["every"]) == ((), None, 3)

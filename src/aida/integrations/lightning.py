@@ -28,7 +28,7 @@ class StepsizeCallback(Watching, Callback):
         every: steps of the optimizer between two records, 1 or more. Default: 100.
         sinks: as StepsizeMonitor's, or "logger", the Trainer's loggers, at the optimizer's own steps; or a
             list of them. Default: None, "logger" where the Trainer has one, else "memory".
-        **arguments: StepsizeMonitor's: select, all_ranks, run.
+        select, all_ranks, run: as StepsizeMonitor's.
 
     Raises what StepsizeMonitor raises.
 
@@ -36,8 +36,16 @@ class StepsizeCallback(Watching, Callback):
         lightning.Trainer(logger=CSVLogger("logs"), callbacks=[StepsizeCallback(every=100)])
     """
 
-    def __init__(self, every: int = 100, sinks: Any = None, **arguments: Any) -> None:
-        super().__init__(every=every, sinks=sinks, **arguments)
+    # Each by name, since LightningCLI gives every argument that it can find.
+    def __init__(
+        self,
+        every: int = 100,
+        sinks: Any = None,
+        select: Any = None,
+        all_ranks: bool = False,
+        run: str | None = None,
+    ) -> None:
+        super().__init__(every, sinks, select, all_ranks, run)
         self._loggers: list[Any] = []
 
     def send(self, values: dict[str, float], step: int) -> None:

@@ -87,7 +87,8 @@ class StepsizeCallback(Watching, TrainerCallback):
         trainer: whose reporters are used. Default: None, for other sinks alone.
         sinks: as StepsizeMonitor's, or "logger", the reporters; or a list of them. Default: "logger" where
             there is a trainer, else "memory".
-        **arguments: StepsizeMonitor's: every, select, all_ranks, run.
+        every: steps between two records, 1 or more. Default: 100.
+        select, all_ranks, run: as StepsizeMonitor's.
 
     Raises TypeError for "logger" without a trainer, and what StepsizeMonitor raises.
 
@@ -95,7 +96,16 @@ class StepsizeCallback(Watching, TrainerCallback):
         trainer.add_callback(StepsizeCallback(trainer, every=100))
     """
 
-    def __init__(self, trainer: Any = None, *, sinks: Any = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        trainer: Any = None,
+        *,
+        every: int = 100,
+        sinks: Any = None,
+        select: Any = None,
+        all_ranks: bool = False,
+        run: str | None = None,
+    ) -> None:
         if trainer is not None and not hasattr(trainer, "callback_handler"):
             raise TypeError(f"trainer is a transformers.Trainer, not {type(trainer).__name__}")
         if trainer is None and (sinks == LOGGER or (isinstance(sinks, list | tuple) and LOGGER in sinks)):
@@ -103,7 +113,7 @@ class StepsizeCallback(Watching, TrainerCallback):
                 'sinks="logger" needs the Trainer whose reporters they are: '
                 "trainer.add_callback(StepsizeCallback(trainer))"
             )
-        super().__init__(sinks=sinks, **arguments)
+        super().__init__(every, sinks, select, all_ranks, run)
         self.trainer: Any = trainer
         self._waiting: list[dict[str, float]] = []
 

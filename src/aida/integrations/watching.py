@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from ..monitor.collect import Select
 from ..monitor.definitions import definition_for, unknown
 from ..monitor.monitor import StepsizeMonitor, check
 from ..monitor.names import unwrapped
@@ -32,20 +33,18 @@ class Watching:
     """A callback's monitors, one for each optimizer whose stepsizes are known. They are not pickled.
 
     sinks: as StepsizeMonitor's, and "logger", the trainer's own loggers. Default: None, "logger" where the
-    trainer has any, else "memory". The other arguments are StepsizeMonitor's, but optimizer, model and name.
+    trainer has any, else "memory". The other arguments are StepsizeMonitor's.
     """
 
-    def __init__(self, *, sinks: Any = None, **arguments: Any) -> None:
+    def __init__(
+        self, every: int, sinks: Any, select: Select | None, all_ranks: bool, run: str | None
+    ) -> None:
         super().__init__()
-        if "to" in arguments:
-            if sinks is not None:
-                raise TypeError("`to` is the former name of `sinks`: give one of them")
-            sinks = arguments.pop("to")
+        check(every, select)
         logger = {LOGGER: ToLogger(self)}
         self.sinks = None if sinks is None else as_sinks(sinks, logger)
         self._by_default = logger[LOGGER], *as_sinks(MEMORY)
-        self.arguments = arguments
-        check(every=arguments.get("every", 100), select=arguments.get("select"))
+        self.arguments: dict[str, Any] = dict(every=every, select=select, all_ranks=all_ranks, run=run)
         self.monitors: tuple[StepsizeMonitor, ...] = ()
 
     def send(self, values: dict[str, float], step: int) -> None:
