@@ -58,7 +58,7 @@ def test_a_backend_that_differs_ends_with_1(capsys, monkeypatch):
     assert "please report" in text
 
 
-@pytest.mark.processes
+@pytest.mark.packaging
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_threads_without_openmp_step_as_exactly(tmp_path):
     """As on macOS and Windows: the kernel's own tests of threads and chunks, on a library without OpenMP."""
