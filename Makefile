@@ -15,7 +15,7 @@ DEV := --group pyproject.toml:dev $(PROJECTS)
 
 .PHONY: help install demo test test-jax test-jax-oldest test-jax-newest test-matrix test-distributed \
 	test-runner study-ci test-floors test-oldest test-newest \
-	test-integrations test-peers test-composer dist-check lint format coverage mutate fuzz \
+	test-integrations test-peers test-composer dist-check cross lint format coverage mutate fuzz \
 	sanitize sanitize-threads bench bench-check gpu gpu-dry lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -36,7 +36,7 @@ $(STAMP): $(BIN)/uv $(LOCK) $(PROJECTS) CMakeLists.txt \
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation \
 		--reinstall-package aida-optim -C cmake.define.AIDA_CPU_KERNEL=$(KERNEL) --editable . \
 		--editable packages/aida-bench --editable packages/aida-jax
-	@test -e src/aida/backends/_step_cpu.so || echo "The CPU kernel was left out (a C++ compiler with OpenMP builds it)."
+	@test -e src/aida/backends/_step_cpu.so || echo "The CPU kernel was left out (a C++ compiler builds it)."
 	@touch $@
 
 demo: install  ## compare six optimizers on handwritten digits
@@ -121,6 +121,17 @@ test-oldest test-newest: test-%: $(BIN)/uv
 # Wheel and sdist: what they hold, and that each works beside torch alone.
 dist-check: install  ## wheel and sdist: built, looked into, and each tried beside torch alone
 	$(BIN)/python -m pytest -q -m packaging tests/packaging
+
+# The CPU kernel for systems that are not here, by Zig's compiler; half a minute each at first, for its C++ library.
+CROSS := x86_64-windows-gnu aarch64-macos aarch64-linux-gnu.2.28
+cross: install  ## the CPU kernel cross-compiled: Windows, macOS arm64, Linux arm64
+	$(BIN)/uv pip install --quiet --python $(BIN)/python "ziglang>=0.15"
+	mkdir -p build/cross
+	set -e; for target in $(CROSS); do \
+		$(BIN)/python -m ziglang c++ -target $$target -std=c++17 -O1 -w -shared -fopenmp-simd -fno-math-errno \
+			-fno-trapping-math -ffp-contract=fast csrc/step_cpu.cpp -o build/cross/$$target; \
+	done
+	$(BIN)/python packaging/cross.py $(CROSS:%=build/cross/%)
 
 lint: install  ## ruff, pyright, import directions
 	$(BIN)/ruff check .

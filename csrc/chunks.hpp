@@ -1,10 +1,14 @@
 // The table of layers that src/aida/backends/cpu.py fills, and its work cut into chunks for threads.
 #pragma once
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#include <system_error>
+#include <thread>
+#endif
 
 enum Type : int32_t { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 enum Mode : int32_t { ELEMENTWISE, PRE, POST };
@@ -76,8 +80,19 @@ void for_chunks(const Run& run, int threads, Body body) {
     }
   };
   if (threads <= 1) return work(0, 1);  // without OpenMP, whose threads a forked child does not have
+#ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
   work(omp_get_thread_num(), omp_get_num_threads());
+#else
+  std::thread others[MOST];
+  int started = 0;
+  try {
+    for (; started < threads - 1; started++) others[started] = std::thread(work, started + 1, threads);
+  } catch (const std::system_error&) {  // those that are there take the shares of those that are not
+  }
+  work(0, threads);
+  for (int i = 0; i < started; i++) others[i].join();
+#endif
 }
 
 // A layer's sums are its chunks' sums, added in order.

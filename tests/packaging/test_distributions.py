@@ -199,6 +199,16 @@ def empty(tmp_path_factory):
     return place
 
 
+def run_there(empty, script, folder, *arguments):
+    """What the environment's own Python prints, in a folder of its own and without this checkout."""
+    shutil.copy(Path(__file__).with_name(script), folder)
+    command = [empty / "bin" / "python", "-I", script, *arguments]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AIDA_")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_it_works_beside_torch_alone(kind, empty, said, tmp_path, request):
     built = request.getfixturevalue(kind)
@@ -206,13 +216,22 @@ def test_it_works_beside_torch_alone(kind, empty, said, tmp_path, request):
     needed = [f"torch=={version('torch').partition('+')[0]}", *sorted(NEEDED - {"torch"})]
     options = ["--quiet", "--python", empty, "--reinstall-package", "aida-optim"]
     uv("pip", "install", *options, built, *needed)
-    script = Path(__file__).with_name("installed.py")
-    shutil.copy(script, tmp_path)
     arguments = [said["Version"], "kernel" if COMPILER else "none"]
-    command = [empty / "bin" / "python", "-I", script.name, *arguments]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("AIDA_")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == "works\n", done.stderr[-4000:]
+    assert run_there(empty, "installed.py", tmp_path, *arguments) == "works\n"
+
+
+def test_a_new_user_goes_all_the_way(wheel, empty, said, tmp_path):
+    """From an empty environment: install, check, swap one line, watch stepsizes, convert old checkpoints."""
+    needed = [f"torch=={version('torch').partition('+')[0]}", *sorted(NEEDED - {"torch"})]
+    peer = f"adabelief-pytorch=={version('adabelief-pytorch')}"
+    options = ["--quiet", "--python", empty, "--reinstall-package", "aida-optim"]
+    uv("pip", "install", *options, wheel, *needed, peer)
+    command = [empty / "bin" / "python", "-I", "-m", "aida"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert f"aida {said['Version']}, " in done.stdout
+    assert ("fused (C++, " in done.stdout) == (COMPILER is not None)
+    assert run_there(empty, "new_user.py", tmp_path).splitlines()[-1] == "works"
 
 
 def test_uv_installs_what_pip_installs():

@@ -229,8 +229,7 @@ def library() -> ctypes.CDLL | str:
     """The loaded kernel, or why there is none."""
     if not LIBRARY.exists():
         return (
-            "aida was installed without its CPU kernel; install a C++ compiler with OpenMP (g++ or clang++), "
-            "then aida again"
+            "aida was installed without its CPU kernel: install a C++ compiler, such as g++, then aida again"
         )
     try:
         found = ctypes.CDLL(str(LIBRARY))
@@ -253,6 +252,11 @@ def library() -> ctypes.CDLL | str:
         return "the CPU kernel is of another version than this aida; install aida again"
     _asked_variant()  # a wrong value raises before anything is stepped
     return found
+
+
+def instruction_set() -> str:
+    """The one that the kernel uses."""
+    return VARIANTS[_variant()]
 
 
 def _kernel() -> ctypes.CDLL:
