@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def devices() -> Iterator[str]:
         yield accelerator.type
 
 
-def disagreements(given: dict[str, bool], device: str) -> Iterator[float]:
+def disagreements(given: dict[str, Any], device: str) -> Iterator[float]:
     """By how much each member is off with this backend, against what rounding explains."""
     for member in MEMBERS:
         wanted = _reference(member)
@@ -82,14 +83,14 @@ def _reference(member: type[aida.Layerwise]) -> list[Tensor]:
 
 
 def _stepped(
-    member: type[aida.Layerwise], dtype: torch.dtype, device: str, given: dict[str, bool]
+    member: type[aida.Layerwise], dtype: torch.dtype, device: str, given: dict[str, Any]
 ) -> list[Tensor]:
     params = [Parameter(drawn(-1, i, shape).to(device, dtype)) for i, shape in enumerate(SHAPES)]
     tensors = train(member(params, lr=1e-2, weight_decay=0.1, **given), STEPS)
     return [x.to("cpu", torch.float64) for x in tensors]
 
 
-def _reason(device: str, given: dict[str, bool]) -> str | None:
+def _reason(device: str, given: dict[str, Any]) -> str | None:
     """Why this backend is unavailable on the device."""
     if "fused" not in given:
         return None
