@@ -124,6 +124,22 @@ def test_a_frozen_parameter_begins_later():
     assert both_go_on(source, optimizer)[1] <= 1e-12
 
 
+@pytest.mark.parametrize(
+    "layers", ["module", lambda name, p: [slice(0, 1), slice(1, None)]], ids=["module", "cut"]
+)
+def test_other_layers_take_a_v_of_each_weight_and_refuse_a_pooled_one(layers):
+    old, new = model(), model()
+    source = timm(old.parameters())
+    old(torch.ones(1, 3).double()).sum().backward()
+    source.step()
+    optimizer = aida.AdaBelief(new.named_parameters(), layers=layers)
+    optimizer.load_state_dict(aida.convert_state(source.state_dict(), optimizer))
+    assert_same_states(of_model(new, optimizer), of_model(old, source))
+    pooled = aida.LAdaBelief(new.named_parameters(), layers=layers)
+    with pytest.raises(ValueError, match=r"one pooled v per tensor, .* layers='tensor'"):
+        aida.convert_state(source.state_dict(), pooled)
+
+
 def test_names_as_keys_of_distributed_checkpoints():
     old, new = model(), model()
     source = timm(old.parameters())

@@ -95,6 +95,11 @@ def convert_state(
     saved = saved_parameters(given, param_names)
     target = optimizer.state_dict()
     pairs, notes = match(saved, optimizer.param_groups, target["param_groups"])
+    if not optimizer.layering.is_plain and any(g.get("layerwise") == "pre" for g in optimizer.param_groups):
+        raise ValueError(
+            "convert_state makes one pooled v per tensor, and this optimizer has other layers: build it with "
+            "layers='tensor', or with layerwise='post' or a member whose v has an entry for each weight"
+        )
     exact = of_source.exact and member_name(type(optimizer)) == of_source.member
     read = ask(name, given["param_groups"], arguments, exact)
     state: dict[Any, Any] = {}
