@@ -1,7 +1,6 @@
-"""A small GPT in flax with Aida, which watches its stepsizes: python examples/jax/gpt.py
+"""A small GPT in flax with Aida, on Python's own language reference: python examples/jax/gpt.py
 
-It reads Python's own language reference, byte by byte, and writes each layer's stepsizes to stepsizes.jsonl,
-which `aida stepsizes stepsizes.jsonl` draws.
+It writes each layer's stepsizes to stepsizes.jsonl, which `aida stepsizes stepsizes.jsonl` draws.
 """
 
 from pydoc_data.topics import topics
@@ -18,16 +17,21 @@ TEXT = np.frombuffer("\n".join(topics[key] for key in sorted(topics)).encode("as
 CONTEXT, DIM, HEADS, LAYERS = 64, 64, 4, 2
 
 
+def linear(inputs, outputs, std, rngs):
+    return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.normal(std), rngs=rngs)
+
+
 class Block(nnx.Module):
     def __init__(self, rngs):
-        self.first, self.second = nnx.LayerNorm(DIM, rngs=rngs), nnx.LayerNorm(DIM, rngs=rngs)
-        self.qkv, self.out = nnx.Linear(DIM, 3 * DIM, rngs=rngs), nnx.Linear(DIM, DIM, rngs=rngs)
-        self.up, self.down = nnx.Linear(DIM, 4 * DIM, rngs=rngs), nnx.Linear(4 * DIM, DIM, rngs=rngs)
+        self.first, self.second = (nnx.LayerNorm(DIM, epsilon=1e-5, rngs=rngs) for _ in range(2))
+        last = 0.02 / (2 * LAYERS) ** 0.5  # of what ends a residual branch
+        self.qkv, self.up = (linear(DIM, n * DIM, 0.02, rngs) for n in (3, 4))
+        self.out, self.down = (linear(n * DIM, DIM, last, rngs) for n in (1, 4))
 
     def __call__(self, x):
         q, k, v = (y.reshape(*y.shape[:2], HEADS, -1) for y in jnp.split(self.qkv(self.first(x)), 3, -1))
         x = x + self.out(jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape))
-        return x + self.down(jax.nn.gelu(self.up(self.second(x))))
+        return x + self.down(jax.nn.gelu(self.up(self.second(x)), approximate=False))
 
 
 class Gpt(nnx.Module):
@@ -37,7 +41,7 @@ class Gpt(nnx.Module):
         self.places = nnx.Embed(CONTEXT, DIM, embedding_init=std, rngs=rngs)
         for i in range(LAYERS):
             setattr(self, f"block{i}", Block(rngs))
-        self.norm = nnx.LayerNorm(DIM, rngs=rngs)
+        self.norm = nnx.LayerNorm(DIM, epsilon=1e-5, rngs=rngs)
 
     def __call__(self, tokens):
         x = self.tokens(tokens) + self.places(jnp.arange(CONTEXT))
@@ -52,10 +56,10 @@ def batch(seed, step, size=16):
     return pieces[:, :-1], pieces[:, 1:]
 
 
-def train(seed=0, steps=300, every=100, sink=None):
-    """Mean loss of the last 20 steps, in nats for each byte."""
-    graph, params = nnx.split(Gpt(nnx.Rngs(seed)), nnx.Param)
-    params = nnx.to_pure_dict(params)
+def train(seed=0, steps=300, every=100, sink=None, params=None):
+    """Mean loss of the last 20 steps, in nats a byte. params: the first ones. Default: drawn by the seed."""
+    graph, drawn = nnx.split(Gpt(nnx.Rngs(seed)), nnx.Param)
+    params = nnx.to_pure_dict(drawn) if params is None else params
     optimizer = aida_jax.aida(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 30, steps), weight_decay=0.01)
     state, run, losses = optimizer.init(params), aida_jax.monitor.new_run("aida"), []
 

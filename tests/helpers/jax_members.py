@@ -25,7 +25,7 @@ MEMBERS = {
 }
 
 # The others take minutes more: `make test-jax JAX_TESTS="-m 'slow or not slow'"` runs them too.
-FIRST = ("adabelief", "ladam-pre", "aida", "laida-post")
+FIRST = ("adabelief", "ladam-post", "aida", "laida-pre")
 every_member = pytest.mark.parametrize(
     "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in MEMBERS]
 )

@@ -95,6 +95,16 @@ def test_a_number_is_a_layer(name):
     np.testing.assert_allclose(ours["a"], expected["a"][0], rtol=1e-6)
 
 
+def test_elements_that_never_moved_are_left_out_of_the_mean():
+    """Of "post": their u, the largest that eps allows, would pull the others to itself."""
+    optimizer = aida_jax.scale_by_ladam(layerwise="post")
+    grads = {"a": jnp.asarray([1.0, 2.0, 0.0, 0.0]), "b": jnp.zeros(2)}
+    updates, _ = optimizer.update(grads, optimizer.init(grads))
+    u = np.mean([1 / np.sqrt(g * g + 1e-5) for g in (1.0, 2.0)])
+    np.testing.assert_allclose(updates["a"], u * grads["a"], rtol=1e-5)
+    np.testing.assert_array_equal(updates["b"], 0.0)
+
+
 def damped(gg, mm, *, power=1.0):
     return 1.0, (mm / (mm + gg + 1e-30)) ** power
 

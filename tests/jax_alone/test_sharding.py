@@ -142,7 +142,7 @@ def test_without_axis_names_pieces_would_be_layers(line):
             return optimizer.update(second, state)[0]
 
         mapped = shard_map(both, mesh=line, in_specs=P("data"), out_specs=P("data"))
-        return mapped(grads, {"kernel": numbers(2)["both"]})
+        return jax.jit(mapped)(grads, {"kernel": numbers(2)["both"]})
 
     whole = aida_jax.scale_by_aida()
     _, state = whole.update(grads, whole.init(params))

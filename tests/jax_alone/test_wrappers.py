@@ -49,7 +49,7 @@ def test_a_step_that_is_not_finite_is_left_out():
 
 def test_clipping_comes_before_in_a_chain():
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), made("aida"))
-    norm = optax.global_norm(GRADIENTS[0])
+    norm = jnp.sqrt(sum(jnp.sum(x * x) for x in jax.tree.leaves(GRADIENTS[0])))
     small = jax.tree.map(lambda x: x * (1e-3 / norm), GRADIENTS[0])
     ours, _ = trained(optimizer, tree(), GRADIENTS[:1])
     expected, _ = trained(made("aida"), tree(), [small])
