@@ -96,6 +96,7 @@ def record(rows: Sequence[Row], **about: Any) -> list[Row]:
 
     Example:
         >>> from aida.monitor import Memory
+        >>> from aida.monitor.measures import record
         >>> memory = Memory()
         >>> memory.write(record([{"kind": "stepsize", "step": 1, "mean": 2.0}], run="first"))
         >>> [(row["kind"], row["run"], row["mean"]) for row in memory.rows]
