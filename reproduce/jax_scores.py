@@ -87,7 +87,7 @@ def torch_gpt(seed, steps=300):
     model, losses = torch_model(seed), []
     decay = dict(weight_decay=0.01, decoupled_weight_decay=True)
     optimizer = aida.Aida(model.parameters(), lr=3e-3, **decay)
-    schedule = gpt.optax.warmup_cosine_decay_schedule(0.0, 3e-3, 30, steps)
+    schedule = gpt.optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 10, steps)
     rates = np.asarray(jax.vmap(schedule)(np.arange(steps)))
     for t in range(1, steps + 1):
         optimizer.param_groups[0]["lr"] = float(rates[t - 1])

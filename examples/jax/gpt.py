@@ -60,7 +60,9 @@ def train(seed=0, steps=300, every=100, sink=None, params=None):
     """Mean loss of the last 20 steps, in nats a byte. params: the first ones. Default: drawn by the seed."""
     graph, drawn = nnx.split(Gpt(nnx.Rngs(seed)), nnx.Param)
     params = nnx.to_pure_dict(drawn) if params is None else params
-    optimizer = aida_jax.aida(optax.warmup_cosine_decay_schedule(0.0, 3e-3, 30, steps), weight_decay=0.01)
+    optimizer = aida_jax.aida(
+        optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 10, steps), weight_decay=0.01
+    )
     state, run, losses = optimizer.init(params), aida_jax.monitor.new_run("aida"), []
 
     @jax.jit
