@@ -153,7 +153,7 @@ def test_both_descriptions_differ_where_one_does(edits):
         addresses, facts = ask(xs)
         one_by_one = tensors.describe_one_by_one(xs)
         assert addresses.tolist() == one_by_one.addresses.tolist()
-        seen.append((tensors.Described(addresses, (facts,)), one_by_one))
+        seen.append((tensors.Described(addresses, facts), one_by_one))
     for (a, a1), (b, b1) in combinations(seen, 2):
         assert a.same(b) == a1.same(b1)
 

@@ -55,6 +55,10 @@ class Prepared:
     rows: np.ndarray
     copies: list[tuple[Tensor | None, Tensor]]
     pooled: bool  # v is one number per layer
+    numel: int  # of all layers
+    room: np.ndarray  # for the sums of layers, then of chunks, of four columns at most
+    rows_at: int  # addresses of both, which take NumPy as long to tell as an operation on them
+    room_at: int
 
 
 def unsupported_reason(dtype: torch.dtype, device: torch.device | None = None) -> str | None:
@@ -84,14 +88,16 @@ def prepare(layers: Layers) -> None:
         rows[f"{name}_type"] = [TYPES[x.dtype] for x in tensors]
     rows["numel"] = numel
     rows["first_chunk"][1:] = np.cumsum(-(-rows["numel"] // _chunk()))[:-1]
-    layers.prepared = Prepared(rows, copies, _each(Tensor.numel, layers.v) != numel)
+    pooled, total = _each(Tensor.numel, layers.v) != numel, sum(numel)
+    room = np.empty(4 * (2 * len(rows) + total // _chunk()))
+    layers.prepared = Prepared(rows, copies, pooled, total, room, _address(rows), _address(room))
 
 
 def counts(addresses: np.ndarray) -> list[float]:
     """The numbers that float32 step counters at these addresses hold."""
-    out = np.empty(len(addresses))
-    _kernel().aida_counts(_address(addresses), len(addresses), _address(out))
-    return out.tolist()
+    out = (ctypes.c_double * len(addresses))()
+    _kernel().aida_counts(_address(addresses), len(addresses), out)
+    return out[:]
 
 
 def advance(counters: list[Tensor], addresses: np.ndarray) -> None:
@@ -114,29 +120,30 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> np.n
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
     """As contract.Backend.apply."""
     _fill(layers, coefficients, s)
-    rows = _prepared(layers).rows
+    prepared = _prepared(layers)
+    rows = prepared.rows
     if s.layerwise == "pre":
         rows["mean"] = np.asarray(total) / layers.numel
     elif s.layerwise == "post":
         u, count = np.asarray(total).T
         unmoved = 1 / (np.sqrt(np.asarray(s.eps_in_root)) + np.asarray(s.eps_out))
         rows["mean"] = np.where(count == 0, unmoved, u / np.maximum(count, 1))
-    _kernel().aida_apply(_address(rows), len(rows), _step(s), _threads(rows))
+    _kernel().aida_apply(prepared.rows_at, len(rows), _step(s), _threads(prepared.numel))
     for tensors in (layers.p, layers.m, layers.v):
         torch.autograd.graph.increment_version(tensors)
-    if copies := _prepared(layers).copies:
-        for tensor, copy in copies:
+    if prepared.copies:
+        for tensor, copy in prepared.copies:
             if tensor is not None:
                 tensor.copy_(copy)
         layers.prepared = None  # copies are as large as what they stand for, and hold its old values
 
 
 def _sums(function: Callable[..., None], layers: Layers, s: Scalars, columns: int) -> np.ndarray:
-    rows = _prepared(layers).rows
-    sums = np.empty((len(rows), columns))
-    room = np.empty((len(rows) + int(rows["numel"].sum()) // _chunk(), columns))
-    function(_address(rows), len(rows), _step(s), _threads(rows), _address(room), _address(sums))
-    return sums
+    prepared = _prepared(layers)
+    count = len(prepared.rows)
+    sums_at, partial_at = prepared.room_at, prepared.room_at + 8 * count * columns
+    function(prepared.rows_at, count, _step(s), _threads(prepared.numel), partial_at, sums_at)
+    return prepared.room[: count * columns].reshape(count, columns).copy()
 
 
 def _prepared(layers: Layers) -> Prepared:
@@ -158,8 +165,12 @@ def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
 def _step(s: Scalars) -> Step:
     numbers = s.b1, s.b2, s.weight_decay, float(s.decay_factor), s.sign
     at_random = s.keys is not None
-    sums = sum(1 << i for i, name in enumerate(SUMS) if name in s.sums)
-    return Step(*numbers, MODES[s.layerwise], _variant(), at_random, at_random and s.round_p, sums)
+    return Step(*numbers, MODES[s.layerwise], _variant(), at_random, at_random and s.round_p, _mask(s.sums))
+
+
+@cache
+def _mask(sums: tuple[str, ...]) -> int:
+    return sum(1 << i for i, name in enumerate(SUMS) if name in sums)
 
 
 def _plain(tensors: list[Tensor], numel: list[int]) -> bool:
@@ -205,8 +216,8 @@ def _address(array: np.ndarray) -> int:
     return array.ctypes.data
 
 
-def _threads(rows: np.ndarray) -> int:
-    if _forked or int(rows["numel"].sum()) <= MIN_PARALLEL_NUMEL:
+def _threads(numel: int) -> int:
+    if _forked or numel <= MIN_PARALLEL_NUMEL:
         return 1
     return torch.get_num_threads()
 

@@ -29,11 +29,12 @@ class Described(NamedTuple):
     """What describe() found of some tensors."""
 
     addresses: np.ndarray  # [n], int64
-    facts: Any  # type, layout, device, size of the storage, place in it, shape and strides of each
+    # Of each: type, layout, device, whether the address is 0, size and place of the storage, shape, strides.
+    facts: bytes | list[Any]
 
     def same(self, other: Described) -> bool:
         """Whether all but the addresses is the same."""
-        return len(self.facts) == len(other.facts) and all(map(np.array_equal, self.facts, other.facts))
+        return self.facts == other.facts
 
 
 def describe(tensors: Sequence[Tensor]) -> Described | None:
@@ -41,7 +42,7 @@ def describe(tensors: Sequence[Tensor]) -> Described | None:
     if not PLAIN.issuperset(map(type, tensors)):
         return None
     if (ask := _api()) is not None and (found := ask(tensors)) is not None:
-        return Described(found[0], (found[1],))
+        return Described(*found)
     return describe_one_by_one(tensors)
 
 
@@ -53,9 +54,10 @@ def describe_one_by_one(tensors: Sequence[Tensor]) -> Described:
         of_memory: tuple[Any, ...] = ()
         if x.layout is torch.strided:
             addresses[i] = x.data_ptr()
-            of_memory = (x.untyped_storage().nbytes(), x.storage_offset(), x.stride())
+            storage = x.untyped_storage().nbytes(), x.storage_offset()
+            of_memory = (addresses[i] == 0, *storage, x.stride())
         facts.append((x.dtype, x.layout, x.device, x.shape, *of_memory))
-    return Described(addresses, (np.fromiter(facts, object, len(facts)),))
+    return Described(addresses, facts)
 
 
 def fits(x: Tensor) -> bool:
@@ -94,21 +96,19 @@ class _Asker:
     """describe() in one call of the CPU kernel's library."""
 
     def __init__(self, function: Any, api: _Api) -> None:
-        self._function, self._api = function, api
+        self._function, self._api, self._api_at = function, api, ctypes.addressof(api)
         self._room = 0
 
-    def __call__(self, tensors: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray] | None:
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[np.ndarray, bytes] | None:
         n = len(tensors)
-        impls = np.fromiter(map(_impl, tensors), np.int64, n)
-        addresses = np.empty(n, np.int64)
         while True:
-            room = max(self._room, 11 * n)
-            facts = np.empty(room, np.int64)
-            used = self._function(
-                ctypes.byref(self._api), impls.ctypes.data, n, addresses.ctypes.data, facts.ctypes.data, room
-            )
+            room = max(self._room, 12 * n)
+            table = np.empty(2 * n + room, np.int64)  # one, since an array's own address takes long to get
+            table[:n] = np.fromiter(map(_impl, tensors), np.int64, n)
+            at = table.ctypes.data
+            used = self._function(self._api_at, at, n, at + 8 * n, at + 16 * n, room)
             if used != -1:
-                return None if used < 0 else (addresses, facts[:used])
+                return None if used < 0 else (table[n : 2 * n], table[2 * n : 2 * n + used].tobytes())
             self._room = 2 * room
 
 
@@ -139,11 +139,11 @@ def _answers_as_torch(ask: _Asker) -> bool:
     found = ask(tensors)
     if found is None:
         return False
-    addresses, facts = found
+    addresses, facts = found[0], np.frombuffer(found[1], np.int64)
     at = 0
     for x, address in zip(tensors, addresses.tolist(), strict=True):
         storage = x.untyped_storage().nbytes(), x.storage_offset(), x.dim(), *x.shape, *x.stride()
-        if address != x.data_ptr() or tuple(facts[at + 4 : at + 4 + len(storage)].tolist()) != storage:
+        if address != x.data_ptr() or tuple(facts[at + 5 : at + 5 + len(storage)].tolist()) != storage:
             return False
-        at += 4 + len(storage)
-    return at == len(facts) and facts[0] != facts[-7]
+        at += 5 + len(storage)
+    return at == len(facts) and facts[0] != facts[-8]

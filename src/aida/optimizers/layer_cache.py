@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
-from operator import is_, itemgetter
+from itertools import repeat
+from operator import is_, is_not, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from .validate import Checked, check_group
 
 MAX_LAYOUTS = 256  # kept at most, where layers are stepped in many combinations
 CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
+_P, _MV = slice(0, 1), slice(2, 4)  # rows of the five columns whose addresses must stay
 _m, _v, _step = map(itemgetter, (*MOMENTS, "step"))
 
 
@@ -149,24 +150,24 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
     if not all(map(is_, _choices(group), found.choices)):
         return False
     grads: list[Any] = [p.grad for p in params]
-    if [g is not None for g in grads] != found.has_gradient:
+    if list(map(is_not, grads, repeat(None))) != found.has_gradient:
         return False
-    grads = [g for g in grads if g is not None]
+    if len(found.with_gradient) != len(grads):
+        grads = [g for g in grads if g is not None]
     if not _same_states(found, state):
         return False
     try:
         m, v, steps = (list(map(get, found.states)) for get in (_m, _v, _step))
     except KeyError:
         return False
-    described = memory.describe([*found.with_gradient, *grads, *m, *v, *steps])
+    tensors = [*found.with_gradient, *grads, *m, *v, *steps]
+    described = memory.describe(tensors)
     if described is None or not described.same(found.described):
         return False
-    if any(map(Tensor.is_neg, chain(found.with_gradient, grads, m, v, steps))):  # which C++ cannot see
+    if any(map(Tensor.is_neg, tensors)):  # which C++ cannot see
         return False
     now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
-    if not np.array_equal(now[[0, 2, 3]], before[[0, 2, 3]]) or not np.array_equal(
-        now[1] == 0, before[1] == 0
-    ):
+    if any(now[part].tobytes() != before[part].tobytes() for part in (_P, _MV)):
         return False
     for batch in found.batches:
         whole = len(batch.places) == len(grads)
