@@ -51,6 +51,8 @@ test: install  ## the fast tests
 PEERS_peers := $(PEERS) lightning jsonargparse keras mlflow trackio optuna hydra
 PEERS_composer := composer
 test-integrations: test-peers test-composer  ## inside trainers and loggers, large ones too, in environments of their own
+test-peers:  ## inside the trainers and loggers that take today's torch
+test-composer:  ## inside Composer, which takes an older one
 test-peers test-composer: test-%: $(BIN)/uv
 	$(BIN)/uv venv --quiet --clear --python "$$(command -v $(PYTHON))" $(VENV)-$*
 	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --group pyproject.toml:$*
