@@ -214,7 +214,8 @@ def test_the_largest_seed_trains(tmp_path):
 @pytest.mark.parametrize(
     ("word", "value"),
     [("lr=1e-3", 1e-3), ("K=2", 2), ("betas=0.9:0.99", (0.9, 0.99)), ("betas=0.9,0.99", (0.9, 0.99)),
-     ("maximize=true", True), ("maximize=False", False), ("foreach=none", None)],
+     ("maximize=true", True), ("maximize=False", False), ("foreach=none", None),
+     ("layerwise=post", "post")],
 )  # fmt: skip
 def test_settings_of_every_form(word, value):
     (found,) = read_settings([word]).values()

@@ -7,7 +7,9 @@ from typing import Any
 
 from aida_bench.errors import UserError
 
-HELP = "A value is a number, true or false, or a word, layerwise=post; a pair has a colon, betas=0.9:0.99."
+HELP = (
+    "A value is a number, true, false or a word, layerwise=post; a pair is joined by a colon, betas=0.9:0.99."
+)
 PAIRS = ("betas",)
 NAMES = ("layerwise", "state_dtype", "no_decay")
 """Settings whose values may be words, such as layerwise=post: the optimizer says which it takes."""
