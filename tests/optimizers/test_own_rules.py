@@ -107,7 +107,7 @@ def test_only_sums_that_are_taken_are_asked_for(monkeypatch):
         asked.extend(s.scalars.sums for s in prepared)
         return prepared
 
-    monkeypatch.setattr("aida.optimizers.base.prepare_step", watched)
+    monkeypatch.setattr("aida.optimizers.stepping.prepare_step", watched)
     for rule, own in [
         (lambda mm, gg: (gg / (gg + mm), 1.0), {}),
         (lambda gg, gm, mm: (1.0, 1.0), {}),

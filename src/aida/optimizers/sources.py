@@ -8,6 +8,8 @@ from typing import Any
 
 MOMENTS = ("step", "exp_avg", "exp_avg_var")  # of a parameter's state, here and in most of the sources below
 OURS = "decoupled_weight_decay"  # a group's key that the sources below with exp_avg_var do not have
+# Keys of ours that the published code's groups lack: an older state of ours has some of them at least.
+OURS_BESIDE = (OURS, "maximize", "foreach", "fused", "capturable", "differentiable", "saved_by")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def saver(group: Mapping[str, Any], states: Iterable[Mapping[str, Any]]) -> Save
             title = next((STATES[name] for name in STATES if name in state), "another optimizer")
             why = f"it has {', '.join(map(repr, state))} and no {' or '.join(map(repr, missing))}"
             return Saver(title, why, _torchs(group, state))
-        if OURS not in group and "saved_by" not in group:
+        if not any(key in group for key in OURS_BESIDE):
             pooled = getattr(state["exp_avg_var"], "ndim", 0) < getattr(state["exp_avg"], "ndim", 0)
             names = ("published.LAdam", "published.LAdaBelief") if pooled else ("published.Aida",)
             title = f"the published code of {' or '.join(name.partition('.')[2] for name in names)}"
