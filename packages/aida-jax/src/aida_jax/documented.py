@@ -42,8 +42,6 @@ both. Updates have the type of the gradients. Raises ValueError or TypeError for
 used and for a leaf without gradients, such as one of integers.
 """
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 def documented(function: F) -> F:
     """Add to a docstring what the function's arguments mean, but those of which it tells itself."""
