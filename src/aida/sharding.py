@@ -56,7 +56,7 @@ def local(p: Tensor, g: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
             f"a parameter with placements {layout.placements} cannot be stepped: its value is a sum that no "
             "rank holds; redistribute it to Shard or Replicate placements before building the optimizer"
         )
-    ours = [m for m in moments if is_dtensor(m) or m.shape == p.shape]  # a pooled v is the whole layer's
+    ours = [m for m in moments if is_dtensor(m) or (m.ndim and m.shape == p.shape)]  # a pooled v is whole
     for what, x in [("gradient", g), *(("moment", m) for m in ours)]:
         mesh = getattr(x, "device_mesh", None)
         if mesh != layout.device_mesh or (what == "moment" and x.placements != layout.placements):  # type: ignore[attr-defined]
