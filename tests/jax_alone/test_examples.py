@@ -23,7 +23,7 @@ def test_digits_are_told_apart():
 
 
 def test_a_gpt_trains_and_writes_its_stepsizes(tmp_path):
-    pytest.importorskip("flax.nnx")
+    pytest.importorskip("flax", minversion="0.11")
     gpt = example("gpt")
     assert gpt.train(steps=25, every=20, sink=monitor.JSONL(tmp_path / "rows.jsonl")) < 4.6  # log 128 is 4.85
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

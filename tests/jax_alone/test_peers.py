@@ -15,7 +15,8 @@ Y = np.random.default_rng(1).standard_normal((8, 2)).astype(np.float32)
 
 @every_member
 def test_an_nnx_model(name):
-    nnx = pytest.importorskip("flax.nnx")
+    pytest.importorskip("flax", minversion="0.11")
+    from flax import nnx
 
     class Model(nnx.Module):
         def __init__(self, rngs):
