@@ -1,9 +1,10 @@
 """Write the tables of what steps and iterations cost, from results of `aida bench step` and `train`.
 
-    python tools/performance_table.py [PAGE ...]    by default docs/design/performance.md and README.md
+    python tools/performance_table.py [PAGE ...]    by default all pages that have some
 
 A table stands between the lines <!-- table RESULT.json --> and <!-- /table -->, in which RESULT is the file's
-path from the repository's root: one for each machine.
+path from the repository's root: one for each machine. A precision after it, as in <!-- table RESULT.json float32 -->,
+leaves the others out.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from aida_bench.bench import report, train_report
 from aida_bench.storage.files import write_text
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/design/performance.md", "README.md")
-TABLE = re.compile(r"(<!-- table (\S+\.json) -->\n).*?(<!-- /table -->)", re.DOTALL)
+PAGES = ("docs/design/performance.md", "docs/results/train/README.md", "README.md")
+TABLE = re.compile(r"(<!-- table (\S+\.json)(?: (\w+))? -->\n).*?(<!-- /table -->)", re.DOTALL)
 OURS = ("Aida", "AdaBelief", "AdamPlus", "LAdam", "LAdaBelief", "LAida")
 SHOWN = [
     *(f"{name}, fused" for name in OURS),
@@ -31,19 +32,23 @@ SHOWN = [
 ]
 
 
-def table(name: str) -> str:
-    """The Markdown of a result. Raises ValueError where there is none."""
+def table(name: str, precision: str | None = None) -> str:
+    """The Markdown of a result, or of its rows of one precision. Raises ValueError where there are none."""
     try:
         result = json.loads((ROOT / name).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{name}: {error.strerror}; `aida bench` writes it with --out") from error
     of_training = all("precision" in row for row in result["results"])
+    if precision:
+        result["results"] = [row for row in result["results"] if row.get("precision") == precision]
+        if not result["results"]:
+            raise ValueError(f"{name}: no row of precision {precision!r}; leave the precision out")
     return train_report.markdown(result) if of_training else report.markdown(result, SHOWN)
 
 
 def filled(page: str) -> str:
     """The page with its tables anew. Raises ValueError where it has no place for one."""
-    text, count = TABLE.subn(lambda found: f"{found[1]}{table(found[2])}\n{found[3]}", page)
+    text, count = TABLE.subn(lambda found: f"{found[1]}{table(found[2], found[3])}\n{found[4]}", page)
     if not count:
         raise ValueError("no line <!-- table RESULT.json --> with <!-- /table --> after it: put them in")
     return text

@@ -42,7 +42,7 @@ def test_the_cost_of_a_step_and_of_training():
     for name in script["PAGES"]:
         page = (ROOT / name).read_text()
         if script["TABLE"].search(page):
-            edited = script["TABLE"].sub(r"\1| nothing |\n\3", page)
+            edited = script["TABLE"].sub(r"\1| nothing |\n\4", page)
             assert edited != page
             assert script["filled"](edited) == page
 
@@ -50,9 +50,11 @@ def test_the_cost_of_a_step_and_of_training():
 def test_a_page_without_a_place_for_a_table_or_without_its_result_is_named(tmp_path, monkeypatch):
     script = performance_table()
     monkeypatch.setitem(script["main"].__globals__, "ROOT", tmp_path)
+    (tmp_path / "b.json").write_text('{"results": [{"precision": "float32"}]}')
     for text, message in (
         ("# Page\n", "no line"),
         ("<!-- table a.json -->\n<!-- /table -->", "a.json: No such"),
+        ("<!-- table b.json float16 -->\n<!-- /table -->", "b.json: no row of precision 'float16'"),
     ):
         (tmp_path / "page.md").write_text(text)
         with pytest.raises(SystemExit, match=f"page.md: {message}"):
@@ -87,3 +89,7 @@ def test_a_result_of_training_becomes_its_table(tmp_path, monkeypatch):
     assert "Batches: m 4 images. Some CPU, 2 threads, torch 2." in lines[8]
     assert (lines[0], lines[-1]) == ("before", "after")
     assert "old" not in lines
+    (tmp_path / "page.md").write_text("<!-- table train.json bfloat16 -->\n<!-- /table -->")
+    script["main"]("page.md")
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    assert (lines[1], lines[3]) == ("| | m, bfloat16 |", "| Freed | 0.900; memory 0.70 |")
