@@ -3,8 +3,8 @@
     python tools/performance_table.py [PAGE ...]    by default all pages that have some
 
 A table stands between the lines <!-- table RESULT.json --> and <!-- /table -->, in which RESULT is the file's
-path from the repository's root: one for each machine. A precision after it, as in <!-- table RESULT.json float32 -->,
-leaves the others out.
+path from the repository's root: one for each machine. A precision after it leaves the others out, as in
+<!-- table RESULT.json float32 -->.
 """
 
 from __future__ import annotations
