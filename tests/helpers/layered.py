@@ -8,7 +8,7 @@ from torch.nn import Parameter
 
 import aida
 
-from .members import set_gradients
+from .members import coefficients, set_gradients
 
 SHAPES = {
     "attention.qkv.weight": (12, 5),
@@ -76,17 +76,6 @@ def groups_of(params):
         {"params": [x for x in named if x[1].dim() > 1], "weight_decay": 0.1},
         {"params": [x for x in named if x[1].dim() < 2]},
     ]
-
-
-def coefficients(cls, own, gg, gm, mm):
-    """(alpha, beta) as the family's table says."""
-    if cls in (aida.AdamPlus, aida.LAdam):
-        return -1.0, 0.0
-    alpha = beta = 1.0
-    for _ in range(own.get("K", 2) if cls in (aida.Aida, aida.LAida) else 0):
-        c, xi = alpha * beta * gm, own.get("xi", 1e-20)
-        alpha, beta = alpha * c / (alpha**2 * gg + xi), beta * c / (beta**2 * mm + xi)
-    return alpha, beta
 
 
 class Twin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import aida
+from aida import family
 
 OWN: dict[type, list[dict[str, Any]]] = {
     aida.AdamPlus: [{}],
@@ -38,6 +40,20 @@ CASES += [(c, {**settings[0], **shared}) for c, settings in OWN.items() for shar
 def name(case: tuple[type, dict[str, Any]]) -> str:
     cls, kwargs = case
     return "-".join([cls.__name__, *(f"{k}={v}" for k, v in kwargs.items())])
+
+
+def coefficients(cls: Any, own: dict[str, Any], gg: Any, gm: Any, mm: Any) -> tuple[Any, Any]:
+    """(alpha, beta) of one layer: the projections written out again, any other rule by itself."""
+    if cls.rule is family.projection:
+        alpha = beta = 1.0
+        for _ in range(own.get("K", 2)):
+            c, xi = alpha * beta * gm, own.get("xi", 1e-20)
+            alpha, beta = alpha * c / (alpha**2 * gg + xi), beta * c / (beta**2 * mm + xi)
+        return alpha, beta
+    if isinstance(cls.rule, tuple):
+        return cls.rule
+    values = dict(gg=gg, gm=gm, mm=mm, dd=gg - 2 * gm + mm) | {**cls.own} | own
+    return cls.rule(**{name: values[name] for name in inspect.signature(cls.rule).parameters})
 
 
 def parameters(
