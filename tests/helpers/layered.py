@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
-import aida
 
 from .members import coefficients, set_gradients
 
