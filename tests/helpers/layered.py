@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
-
 from .members import coefficients, set_gradients
 
 SHAPES = {
