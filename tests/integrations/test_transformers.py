@@ -143,8 +143,7 @@ def test_optim_args_and_the_callers_own_come_first(tmp_path):
             optimizer_cls_and_kwargs(args, wrong)
 
 
-def test_a_search_over_the_learning_rate_is_one(tmp_path):
-    """As hyperparameter_search does: arguments are set between two trainings that begin anew."""
+def test_a_training_that_begins_anew_takes_its_new_learning_rate(tmp_path):
     args = arguments(tmp_path, lr_scheduler_type="constant")
     trainer = transformers.Trainer(
         model_init=Net,
@@ -154,8 +153,34 @@ def test_a_search_over_the_learning_rate_is_one(tmp_path):
     )
     for lr in (0.1, 0.01):
         trainer.args.learning_rate = lr
-        trainer.train(trial={})
+        trainer.train()
         assert trainer.optimizer.param_groups[0]["lr"] == lr
+
+
+def test_a_search_over_the_learning_rate_is_one(tmp_path):
+    needed("optuna")
+    args = arguments(tmp_path, lr_scheduler_type="constant")
+    trainer = transformers.Trainer(
+        model_init=Net, args=args, train_dataset=EXAMPLES, eval_dataset=EXAMPLES,
+        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(args),
+    )  # fmt: skip
+    taken = []
+    trainer.add_callback(when_trained(lambda optimizer: taken.append(optimizer.param_groups[0]["lr"])))
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [0.1, 0.01])},
+        backend="optuna", n_trials=3, direction="minimize",
+    )  # fmt: skip
+    assert len(taken) == 3
+    assert set(taken) <= {0.1, 0.01}
+    assert best.hyperparameters["learning_rate"] in taken
+
+
+def when_trained(see):
+    class Seen(transformers.TrainerCallback):
+        def on_train_end(self, args, state, control, optimizer=None, **kwargs):
+            see(optimizer)
+
+    return Seen()
 
 
 def test_a_callback_pickles_without_its_trainer(tmp_path):
