@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
 def devices() -> Iterator[str]:
     """The kinds of devices of this machine."""
     yield "cpu"
-    if (accelerator := torch.accelerator.current_accelerator(check_available=True)) is not None:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
         yield accelerator.type
 
 

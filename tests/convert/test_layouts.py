@@ -221,7 +221,7 @@ def test_adam_with_a_tiny_eps_goes_on_in_adamplus():
     params = [torch.nn.Parameter(p.detach().clone()) for p in source.param_groups[0]["params"]]
     optimizer = aida.AdamPlus(params, eps=1e-30)
     with warnings.catch_warnings(action="ignore"):
-        optimizer.load_state_dict(aida.convert_state(state, optimizer))
+        optimizer.load_state_dict(aida.convert_state(state, optimizer, source="torch.AdamW"))
     assert both_go_on(source, optimizer)[1] <= 1e-12
 
 

@@ -111,9 +111,10 @@ GIVEN = dict(learning_rate=0.02, adam_beta1=0.8, adam_beta2=0.97, adam_epsilon=1
 
 
 def groups(trainer, *keys):
+    """Names and values of each group; the AdamW of older torch versions does not say how it decays."""
     names = {p: name for name, p in trainer.model.named_parameters()}
     return [
-        ([names[p] for p in group["params"]], *(group[key] for key in keys))
+        ([names[p] for p in group["params"]], *(group.get(key, True) for key in keys))
         for group in trainer.create_optimizer().param_groups
     ]
 

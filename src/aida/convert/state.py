@@ -80,7 +80,7 @@ def convert_state(
         >>> old.step()
         >>> optimizer = aida.Aida(model.parameters())
         >>> with warnings.catch_warnings(action="ignore"):  # it is a warm start
-        ...     state = aida.convert_state(old.state_dict(), optimizer)
+        ...     state = aida.convert_state(old.state_dict(), optimizer, source="torch.AdamW")
         >>> optimizer.load_state_dict(state)
         >>> optimizer.param_groups[0]["weight_decay"], optimizer.param_groups[0]["decoupled_weight_decay"]
         (0.1, True)

@@ -154,7 +154,8 @@ def _run_wave(
         pairs = zip(grams, steps, strict=True)
         grams = [gram if gram is None else with_counts(gram, step.batch.layers.p) for gram, step in pairs]
     if reductions or shared:
-        _complete("gram", wave, zip(steps, grams, strict=True), reductions, shared)
+        # A list: torch.compile of torch 2.6 cannot keep a strict zip.
+        _complete("gram", wave, [*zip(steps, grams, strict=True)], reductions, shared)
     rules = [_rule(step, gram) for step, gram in zip(steps, grams, strict=True)]
     post = [i for i, step in enumerate(steps) if step.scalars.layerwise == "post"]
     for i in post:
