@@ -196,20 +196,14 @@ int64_t aida_step_bytes() { return sizeof(Step); }
 int64_t aida_chunk() { return CHUNK; }
 int64_t aida_best_variant() { return best_variant(); }
 
-// The numbers that the counters hold.
-void aida_counts(float* const* counters, int64_t count, double* counts) {
-  for (int64_t i = 0; i < count; i++) counts[i] = double(*counters[i]);
+// As in tensors.hpp; called with the lock of Python's interpreter.
+int64_t aida_describe(const TensorApi* api, void* list, void* dicts, void* keys, int64_t moving, int64_t still,
+                      int64_t* addresses, int64_t* facts, int64_t room) {
+  return describe(*api, list, dicts, keys, moving, still, addresses, facts, room);
 }
-
-// Adds 1 to each counter.
-void aida_advance(float* const* counters, int64_t count) {
-  for (int64_t i = 0; i < count; i++) *counters[i] += 1;
-}
-
-int64_t aida_describe(const TensorApi* api, void** impls, int64_t count, int64_t* addresses, int64_t* facts,
-                      int64_t room) {
-  return describe(*api, impls, count, addresses, facts, room);
-}
+bool aida_bump_versions(const TensorApi* api, void* list) { return bump_versions(*api, list); }
+bool aida_counts(const TensorApi* api, void* list, double* out) { return counts(*api, list, out); }
+bool aida_advance(const TensorApi* api, void* list) { return advance(*api, list); }
 
 // sums [count, 4]; partial [chunks, 4] is room to work in.
 void aida_gram(const Layer* layers, int64_t count, const Step* s, int threads, double* partial, double* sums) {

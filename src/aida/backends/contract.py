@@ -30,6 +30,11 @@ SUMS = ("gg", "gm", "mm", "dd")  # gram's columns
 Coefficients = tuple[Any, Any]
 
 
+def is_one_number(column: Column) -> bool:
+    """Whether all layers have the same, as nearly always."""
+    return isinstance(column, list) and column.count(column[0]) == len(column)
+
+
 @dataclass(slots=True)
 class Layers:
     """L layers of one device and type, as plain real tensors; lists of equal length.
@@ -80,7 +85,6 @@ class Backend(Protocol):
     A backend may have more:
     prepare(layers): called before each step, when nothing is written yet: makes or renews layers.prepared,
     and raises RuntimeError for what the backend cannot step.
-    counts(addresses), advance(counters, addresses): read float32 step counters on the CPU, and add 1 to them.
     unsupported_reason(dtype, device): why parameters of a type cannot be stepped, None where they can.
     SUPPORTS_GRAD_SCALE = True: it takes s.grad_scale and s.found_inf.
     """

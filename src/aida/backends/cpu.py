@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import SUMS, Coefficients, Layers, Scalars
+from .contract import SUMS, Coefficients, Layers, Scalars, is_one_number
+from .tensors import increment_versions
 
 LIBRARY = Path(os.environ.get("AIDA_CPU_LIBRARY") or Path(__file__).with_name("_step_cpu.so"))
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -93,19 +94,6 @@ def prepare(layers: Layers) -> None:
     layers.prepared = Prepared(rows, copies, pooled, total, room, _address(rows), _address(room))
 
 
-def counts(addresses: np.ndarray) -> list[float]:
-    """The numbers that float32 step counters at these addresses hold."""
-    out = (ctypes.c_double * len(addresses))()
-    _kernel().aida_counts(_address(addresses), len(addresses), out)
-    return out[:]
-
-
-def advance(counters: list[Tensor], addresses: np.ndarray) -> None:
-    """Add 1 to float32 step counters, which lie at these addresses."""
-    _kernel().aida_advance(_address(addresses), len(addresses))
-    torch.autograd.graph.increment_version(counters)
-
-
 def gram(layers: Layers, s: Scalars) -> np.ndarray:
     """As contract.Backend.gram."""
     return _sums(_kernel().aida_gram, layers, s, 4)
@@ -122,20 +110,25 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
     _fill(layers, coefficients, s)
     prepared = _prepared(layers)
     rows = prepared.rows
-    if s.layerwise == "pre":
-        rows["mean"] = np.asarray(total) / layers.numel
-    elif s.layerwise == "post":
-        u, count = np.asarray(total).T
-        unmoved = 1 / (np.sqrt(np.asarray(s.eps_in_root)) + np.asarray(s.eps_out))
-        rows["mean"] = np.where(count == 0, unmoved, u / np.maximum(count, 1))
+    if s.layerwise is not None:
+        with np.errstate(all="ignore"):  # sums may be infinite
+            rows["mean"] = _mean(layers, total, s)
     _kernel().aida_apply(prepared.rows_at, len(rows), _step(s), _threads(prepared.numel))
-    for tensors in (layers.p, layers.m, layers.v):
-        torch.autograd.graph.increment_version(tensors)
+    increment_versions([*layers.p, *layers.m, *layers.v])
     if prepared.copies:
         for tensor, copy in prepared.copies:
             if tensor is not None:
                 tensor.copy_(copy)
         layers.prepared = None  # copies are as large as what they stand for, and hold its old values
+
+
+def _mean(layers: Layers, total: Any, s: Scalars) -> Any:
+    """Of r^2 ("pre") or u ("post")."""
+    if s.layerwise == "pre":
+        return np.asarray(total) / layers.numel
+    u, count = np.asarray(total).T
+    unmoved = 1 / (np.sqrt(np.asarray(s.eps_in_root)) + np.asarray(s.eps_out))
+    return np.where(count == 0, unmoved, u / np.maximum(count, 1))
 
 
 def _sums(function: Callable[..., None], layers: Layers, s: Scalars, columns: int) -> np.ndarray:
@@ -157,7 +150,7 @@ def _fill(layers: Layers, coefficients: Coefficients, s: Scalars) -> None:
     rows["alpha"], rows["beta"] = coefficients
     for name in ("inv_bias2", "eps_in_root", "eps_out", "step_size"):
         column = getattr(s, name)
-        rows[name] = column[0] if len({*column}) == 1 else column
+        rows[name] = column[0] if is_one_number(column) else column
     if s.keys is not None:
         rows["key"] = s.keys
 
@@ -248,8 +241,6 @@ def library() -> ctypes.CDLL | str:
         return f"the CPU kernel cannot be loaded ({error}); install aida again on this machine"
     address, count = ctypes.c_void_p, ctypes.c_int64
     signatures = {
-        "aida_counts": (address, count, address),
-        "aida_advance": (address, count),
         "aida_gram": (address, count, ctypes.POINTER(Step), ctypes.c_int, address, address),
         "aida_stepsize_sum": (address, count, ctypes.POINTER(Step), ctypes.c_int, address, address),
         "aida_apply": (address, count, ctypes.POINTER(Step), ctypes.c_int),

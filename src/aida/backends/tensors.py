@@ -1,63 +1,79 @@
 """What a kernel relies on of a tensor: where its memory is and how it is to be read.
 
 A table of addresses that was made for one step may serve the next one only if all of this is as it was. It
-is asked for at every step, of every tensor: in one call into C++ where the CPU kernel is built and torch's
-stable C interface is there, else one by one.
+is asked for at every step, of every tensor: in one call into C++ where the CPU kernel is built and torch and
+Python are found as it knows them, else one by one.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
-from operator import attrgetter
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .tensor_api import Described, tensor_api
+
 PLAIN = frozenset(
     {Tensor, torch.nn.Parameter, torch.nn.Buffer}
 )  # other classes may have no memory of their own
-_impl = attrgetter("_cdata")
 
 
-class Described(NamedTuple):
-    """What describe() found of some tensors."""
+def describe(
+    tensors: list[Tensor], dicts: list[dict[str, Any]], keys: list[str], moving: slice
+) -> Described | None:
+    """All that a kernel relies on; None where a tensor is of a class that may have no memory of its own.
 
-    addresses: np.ndarray  # [n], int64
-    # Of each: type, layout, device, whether the address is 0, size and place of the storage, shape, strides.
-    facts: bytes | list[Any]
-
-    def same(self, other: Described) -> bool:
-        """Whether all but the addresses is the same."""
-        return self.facts == other.facts
-
-
-def describe(tensors: Sequence[Tensor]) -> Described | None:
-    """All that a kernel relies on; None where a tensor is of a class that may have no memory of its own."""
-    if not PLAIN.issuperset(map(type, tensors)):
-        return None
-    if (ask := _api()) is not None and (found := ask(tensors)) is not None:
-        return Described(*found)
-    return describe_one_by_one(tensors)
+    dicts, keys: what each dict has under each key comes after `tensors`. moving: the places of those that may
+    be another tensor each time, at another address.
+    """
+    if (api := tensor_api()) is not None:
+        found = api.describe(tensors, dicts, keys, moving)
+        if found is not None:
+            return found
+    every = [*tensors, *(x.get(key) for x in dicts for key in keys)]
+    return describe_one_by_one(every, moving) if PLAIN.issuperset(map(type, every)) else None
 
 
-def describe_one_by_one(tensors: Sequence[Tensor]) -> Described:
+def describe_one_by_one(tensors: Sequence[Any], moving: slice) -> Described:
     """describe() without the CPU kernel's library."""
     addresses = np.zeros(len(tensors), np.int64)
     facts = []
+    places = range(len(tensors))[moving]
     for i, x in enumerate(tensors):
         of_memory: tuple[Any, ...] = ()
         if x.layout is torch.strided:
             addresses[i] = x.data_ptr()
             storage = x.untyped_storage().nbytes(), x.storage_offset()
             of_memory = (addresses[i] == 0, *storage, x.stride())
-        facts.append((x.dtype, x.layout, x.device, x.shape, *of_memory))
+        own = () if i in places else (id(x), int(addresses[i]))
+        facts.append((*own, x.dtype, x.layout, x.device, x.shape, x.is_neg(), *of_memory))
     return Described(addresses, facts)
+
+
+def increment_versions(tensors: list[Tensor]) -> None:
+    """Tell autograd that tensors were written to."""
+    api = tensor_api()
+    if api is None or not api.increment_versions(tensors):
+        torch.autograd.graph.increment_version(tensors)
+
+
+def counts(counters: list[Tensor]) -> list[float]:
+    """What step counters hold, which are float32 and on the CPU as describe() has found them."""
+    api = tensor_api()
+    return [x.item() for x in counters] if api is None else api.counts(counters)
+
+
+def advance(counters: list[Tensor]) -> None:
+    """Add 1 to such counters."""
+    api = tensor_api()
+    if api is None:
+        torch._foreach_add_(counters, 1)
+    elif not api.advance(counters):
+        torch.autograd.graph.increment_version(counters)
 
 
 def fits(x: Tensor) -> bool:
@@ -80,70 +96,3 @@ def overlaps_itself(x: Tensor) -> bool:
     for stride, n in dims:
         places = np.add.outer(places, stride * np.arange(n))
     return len(np.unique(places)) < places.size
-
-
-# In the order of csrc/tensors.hpp.
-QUESTIONS = ("data_ptr", "storage_size", "storage_offset", "dim", "sizes", "strides", "dtype", "layout",
-             "device_type", "device_index")  # fmt: skip
-LIBRARIES = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
-
-
-class _Api(ctypes.Structure):
-    _fields_ = (*((name, ctypes.c_void_p) for name in QUESTIONS), ("strided", ctypes.c_int32))
-
-
-class _Asker:
-    """describe() in one call of the CPU kernel's library."""
-
-    def __init__(self, function: Any, api: _Api) -> None:
-        self._function, self._api, self._api_at = function, api, ctypes.addressof(api)
-        self._room = 0
-
-    def __call__(self, tensors: Sequence[Tensor]) -> tuple[np.ndarray, bytes] | None:
-        n = len(tensors)
-        while True:
-            room = max(self._room, 12 * n)
-            table = np.empty(2 * n + room, np.int64)  # one, since an array's own address takes long to get
-            table[:n] = np.fromiter(map(_impl, tensors), np.int64, n)
-            at = table.ctypes.data
-            used = self._function(self._api_at, at, n, at + 8 * n, at + 16 * n, room)
-            if used != -1:
-                return None if used < 0 else (table[n : 2 * n], table[2 * n : 2 * n + used].tobytes())
-            self._room = 2 * room
-
-
-@cache
-def _api() -> _Asker | None:
-    """None where the kernel is not built, or where torch's interface is missing or answers otherwise."""
-    from . import cpu  # which asks for descriptions itself
-
-    folder = Path(torch.__file__).parent / "lib"
-    try:
-        of_torch = ctypes.CDLL(str(next(folder / name for name in LIBRARIES if (folder / name).exists())))
-        functions = [getattr(of_torch, f"aoti_torch_get_{name}") for name in QUESTIONS]
-        addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
-        strided = of_torch.aoti_torch_layout_strided()
-        function: Any = cpu.library().aida_describe  # type: ignore[union-attr]
-    except (AttributeError, OSError, StopIteration):
-        return None
-    function.restype = ctypes.c_int64
-    function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] + [ctypes.c_void_p] * 2 + [ctypes.c_int64]
-    ask = _Asker(function, _Api(*addresses, strided))
-    return ask if _answers_as_torch(ask) else None
-
-
-def _answers_as_torch(ask: _Asker) -> bool:
-    """Whether the interface says of some tensors what they say of themselves."""
-    whole = torch.zeros(7, 5, dtype=torch.float64, device="cpu")
-    tensors = [whole, whole[1:, ::2], whole[0, 0].bfloat16()]
-    found = ask(tensors)
-    if found is None:
-        return False
-    addresses, facts = found[0], np.frombuffer(found[1], np.int64)
-    at = 0
-    for x, address in zip(tensors, addresses.tolist(), strict=True):
-        storage = x.untyped_storage().nbytes(), x.storage_offset(), x.dim(), *x.shape, *x.stride()
-        if address != x.data_ptr() or tuple(facts[at + 5 : at + 5 + len(storage)].tolist()) != storage:
-            return False
-        at += 5 + len(storage)
-    return at == len(facts) and facts[0] != facts[-8]

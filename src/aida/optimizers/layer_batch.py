@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +75,7 @@ class LayerBatch:
     cut: Cut | None = None
     keys: list[str | None] | None = None  # of each layer, that of the layer of several tensors that it is in
     has_new_states: bool = False  # which are not the optimizer's yet
-    counters: np.ndarray | None = None  # the addresses of float32 counters on the CPU, where they are known
+    has_plain_counters: bool = False  # float32 and on the CPU, and found so again at every step
 
     @property
     def rows(self) -> list[Any]:

@@ -4,9 +4,9 @@ A LayerBatch is made by `layer_batch.gather`, which checks everything, and serve
 nothing of what it depends on has changed:
     the group's parameters, which of them have a gradient, and the group's options that choose the backend or
     the form of the state, and whether inference mode is on;
-    the three state tensors of each layer;
-    type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, the
-    addresses of all but gradients and counters (backends/tensors.py), and whether one is a negated view.
+    the state of each layer and its three tensors;
+    type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, whether
+    one is a negated view, and the addresses of all but gradients (backends/tensors.py).
 `LayerCache.find` compares all of this at every step. What it cannot compare is gathered at every step:
 DTensors and other tensor subclasses, complex parameters, pieces of layers of which only reduce_groups knows,
 and parameters that are cut into slices, whose views would keep memory that its owner has given up.
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import repeat
-from operator import is_, is_not, itemgetter
+from operator import is_, is_not
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +35,7 @@ from .validate import Checked, check_group
 
 MAX_LAYOUTS = 256  # kept at most, where layers are stepped in many combinations
 CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
-_P, _MV = slice(0, 1), slice(2, 4)  # rows of the five columns whose addresses must stay
-_m, _v, _step = map(itemgetter, (*MOMENTS, "step"))
+WRITTEN = [*MOMENTS, "step"]  # what a step writes of each layer's state
 
 
 class _Found(NamedTuple):
@@ -48,7 +47,7 @@ class _Found(NamedTuple):
     with_gradient: list[Tensor]
     states: list[dict[str, Any]]
     choices: tuple[Any, ...]
-    described: memory.Described | None  # of parameters, gradients, m, v, counters; None: cannot be compared
+    described: memory.Described | None  # by _describe(); None: cannot be compared
     batches: list[LayerBatch]
 
 
@@ -144,38 +143,43 @@ class LayerCache:
 
 
 def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: Any) -> bool:
-    """Whether all is as it was but gradients' and counters' addresses, which are taken over."""
-    if found.described is None or len(params) != len(found.params) or not all(map(is_, params, found.params)):
+    """Whether all but the gradients is as it was, and they are alike; then they are taken over."""
+    if found.described is None or len(params) != len(found.params):
         return False
-    if not all(map(is_, _choices(group), found.choices)):
+    if not all(map(is_, _choices(group), found.choices)) or not _same_states(found, state):
         return False
     grads: list[Any] = [p.grad for p in params]
-    if list(map(is_not, grads, repeat(None))) != found.has_gradient:
-        return False
-    if len(found.with_gradient) != len(grads):
+    if len(found.with_gradient) != len(grads):  # else they are compared below
+        has_gradient = list(map(is_not, grads, repeat(None)))
+        if has_gradient != found.has_gradient or not all(map(is_, params, found.params)):
+            return False
         grads = [g for g in grads if g is not None]
-    if not _same_states(found, state):
-        return False
-    try:
-        m, v, steps = (list(map(get, found.states)) for get in (_m, _v, _step))
-    except KeyError:
-        return False
-    tensors = [*found.with_gradient, *grads, *m, *v, *steps]
-    described = memory.describe(tensors)
+        params = found.with_gradient
+    described = _describe(params, grads, found.states)
     if described is None or not described.same(found.described):
         return False
-    if any(map(Tensor.is_neg, tensors)):  # which C++ cannot see
-        return False
-    now, before = (x.addresses.reshape(5, -1) for x in (described, found.described))
-    if any(now[part].tobytes() != before[part].tobytes() for part in (_P, _MV)):
-        return False
+    addresses = described.addresses[len(grads) : 2 * len(grads)]
     for batch in found.batches:
-        whole = len(batch.places) == len(grads)
-        _take(batch, *((x if whole else [x[i] for i in batch.places]) for x in (grads, m, v, steps)))
-        batch.layers.addresses = now[:4] if whole else np.ascontiguousarray(now[:4, batch.places])
-        if batch.counters is not None:
-            batch.counters = now[4] if whole else now[4, batch.places]
+        _renew(batch, found.described, grads, addresses)
     return True
+
+
+def _describe(
+    params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
+) -> memory.Described | None:
+    """What a kernel relies on of these layers' parameters, gradients, and m, v and counter of each state."""
+    return memory.describe([*params, *grads], states, WRITTEN, slice(len(params), 2 * len(params)))
+
+
+def _renew(batch: LayerBatch, before: memory.Described, grads: list[Tensor], addresses: np.ndarray) -> None:
+    """Take over the gradients of a group and their addresses. before: what was first found."""
+    layers = batch.layers
+    if layers.addresses is None:
+        p, _, *kept = before.addresses.reshape(5, -1)
+        layers.addresses = np.stack([p, addresses, *np.reshape(kept, (-1, 3)).T[:2]])[:, batch.places]
+    whole = len(batch.places) == len(grads)
+    layers.g = grads if whole else [grads[i] for i in batch.places]
+    layers.addresses[1] = addresses if whole else addresses[batch.places]
 
 
 def _same_states(found: _Found, state: Any) -> bool:
@@ -183,10 +187,6 @@ def _same_states(found: _Found, state: Any) -> bool:
     if len(state) == len(found.states) and all(map(is_, state, found.with_gradient)):
         return all(map(is_, state.values(), found.states))
     return all(map(is_, map(state.get, found.with_gradient), found.states))
-
-
-def _take(batch: LayerBatch, g: list[Tensor], m: list[Tensor], v: list[Tensor], steps: list[Tensor]) -> None:
-    batch.layers.g, batch.layers.m, batch.layers.v, batch.steps = g, m, v, steps
 
 
 def _found(
@@ -206,17 +206,15 @@ def _found(
         return lost
     of_place = {i: of_p for b in batches for i, of_p in zip(b.places, b.states, strict=True)}
     states = [of_place[i] for i in range(len(with_gradient))]
-    columns: list[Any] = [
-        *with_gradient,
-        *(p.grad for p in with_gradient),
-        *(get(s) for get in (_m, _v, _step) for s in states),
-    ]
-    described = memory.describe(columns)
+    if not all(isinstance(of_p, dict) for of_p in states):
+        return lost
+    described = _describe(with_gradient, [p.grad for p in with_gradient], states)  # type: ignore[misc]
     if described is None:
         return lost
     for batch in batches:
-        if all(step.dtype is torch.float32 and step.device.type == "cpu" for step in batch.steps):
-            batch.counters = described.addresses.reshape(5, -1)[4, batch.places]
+        batch.has_plain_counters = all(
+            step.dtype is torch.float32 and step.device.type == "cpu" for step in batch.steps
+        )
     has_gradient = [p.grad is not None for p in params]
     return _Found(
         list(params), numbers, has_gradient, with_gradient, states, _choices(group), described, batches

@@ -145,7 +145,9 @@ def _usable(c: Any, gram: Tensor, who: str) -> Any:
 
 
 def _usable_array(c: Any) -> Any:
-    return where_finite(c, c.clip(-LIMIT, LIMIT), 1.0) if isinstance(c, np.ndarray) else c
+    if not isinstance(c, np.ndarray) or np.maximum.reduce(np.abs(c)) <= LIMIT:  # which is false for nan
+        return c
+    return where_finite(c, c.clip(-LIMIT, LIMIT), 1.0)
 
 
 def _refusal(name: str, given: str, count: int) -> RuntimeError:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .. import family
 from ..backends import rounding
-from ..backends.contract import SUMS, Backend, Coefficients, Column, Scalars
+from ..backends import tensors as memory
+from ..backends.contract import SUMS, Backend, Coefficients, Column, Scalars, is_one_number
 from ..backends.dispatch import choose
 from ..backends.upload import upload
 from ..sharding import StepReductions
@@ -75,8 +76,10 @@ def prepare_step(
     grad_scale, found_inf: as GradScaler leaves them.
     """
     prepared = []
-    constant, taken = (None, rule.sums) if callable(rule) else (rule, ())
-    sums = family.sums_needed(constant, taken, group.get("layerwise") == "pre")
+    sums: tuple[str, ...] = ()
+    if with_gram := needs_gram(rule, group):
+        constant, taken = (None, rule.sums) if callable(rule) else (rule, ())
+        sums = family.sums_needed(constant, taken, group.get("layerwise") == "pre")
     for batch in batches:
         layers, backend = batch.layers, batch.backend
         scaled = grad_scale is not None or found_inf is not None
@@ -95,7 +98,7 @@ def prepare_step(
             s.grad_scale, s.found_inf = grad_scale, found_inf
         elif grad_scale is not None:
             s.sign /= float(grad_scale)
-        prepared.append(StepBatch(batch, s, rule, ticks, needs_gram(rule, group)))
+        prepared.append(StepBatch(batch, s, rule, ticks, with_gram))
     return prepared
 
 
@@ -164,10 +167,8 @@ def _run_wave(
     if reductions or shared:
         _complete("stepsizes", wave, [(steps[i], rules[i][1]) for i in post], reductions, shared)
     store_new_states((step.batch for step in steps), state)
-    # Sums may be infinite; torch.compile cannot trace errstate.
-    with nullcontext() if torch.compiler.is_compiling() else np.errstate(all="ignore"):
-        for step, (pair, total) in zip(steps, rules, strict=True):
-            step.apply(pair, total)
+    for step, (pair, total) in zip(steps, rules, strict=True):
+        step.apply(pair, total)
 
 
 def _complete(
@@ -209,8 +210,9 @@ def _next_counts(batch: LayerBatch, group: dict[str, Any], found_inf: Tensor | N
     device, lr = batch.layers.p[0].device, _number(group["lr"])
     is_elsewhere = device.type != "cpu" and any(step.device.type != "cpu" for step in steps)
     if found_inf is None and not (is_elsewhere or _stays_tensor(group) or isinstance(lr, Tensor)):
-        read = getattr(batch.backend, "counts", None)
-        known = read(batch.counters) if read and batch.counters is not None else [x.item() for x in steps]
+        known = memory.counts(steps) if batch.has_plain_counters else [x.item() for x in steps]
+        if is_one_number(known) and not any(earlier):
+            return [known[0] + 1] * len(known)
         return [count + 1 + before for count, before in zip(known, earlier, strict=True)]
     if found_inf is not None or is_elsewhere or (isinstance(lr, Tensor) and lr.device.type != "cpu"):
         steps = [step.to(device, non_blocking=True) for step in steps]  # some may have been there before
@@ -228,8 +230,8 @@ def _advance(step: StepBatch) -> None:
         for name in ("step", "rounding_step") if ticks else ("step",):
             _advance_there(batch, name, found_inf <= 0)
         return
-    if batch.counters is not None and (advance := getattr(batch.backend, "advance", None)):
-        advance(batch.steps, batch.counters)
+    if batch.has_plain_counters:
+        memory.advance(batch.steps)
     else:
         torch._foreach_add_(batch.steps, 1)
     if ticks:
@@ -307,16 +309,21 @@ def _columns(
     if isinstance(t := counts, Tensor):
         # A number is filled in, not copied from the host, which would wait for the device.
         columns = [c.expand_as(t) if isinstance(c, Tensor) else torch.full_like(t, c) for c in at(t)]
-    elif strange := [t - 1 for t in counts if not 1 <= t < inf]:
-        raise RuntimeError(
-            f"a step counter is {strange[0]}, which is no number of steps: nothing was stepped; load the "
-            "optimizer's state again"
-        )
-    elif len(known := {t: at(t) for t in set(counts)}) == 1:
-        columns = [[c] * len(counts) for c in known[counts[0]]]
+    elif is_one_number(counts):
+        columns = [[c] * len(counts) for c in at(_usable(counts[0]))]
     else:
+        known = {t: at(_usable(t)) for t in {*counts}}
         columns = map(list, zip(*(known[t] for t in counts), strict=True))
     return dict(zip(names, columns, strict=True))
+
+
+def _usable(count: float) -> float:
+    if not 1 <= count < inf:
+        raise RuntimeError(
+            f"a step counter is {count - 1}, which is no number of steps: nothing was stepped; load the "
+            "optimizer's state again"
+        )
+    return count
 
 
 def _ticks(batch: LayerBatch, counts: list[float] | Tensor) -> list[Tensor]:
