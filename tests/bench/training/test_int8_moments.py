@@ -81,7 +81,8 @@ def test_what_was_read_is_stored_as_it_is(script):
 def test_at_random_the_mean_is_exact(script, root):
     """The mean of 4000 blocks, in standard errors of its two levels; to the nearest it is far off."""
     count, levels = 4000, 255 if root else 127
-    x = torch.rand(256, generator=torch.Generator().manual_seed(1))
+    # Of v most roots are small, where levels of a root and of v differ most.
+    x = torch.rand(256, generator=torch.Generator().manual_seed(1)).pow(8 if root else 1)
     x[0] = 1.0
     blocks = x.repeat(count)
     means = {
@@ -162,6 +163,14 @@ def test_errors_are_to_what_float32_would_hold(script, monkeypatch):
         assert new == pytest.approx([float(x) for x in by_hand], rel=1e-3, abs=1e-6)
         before = found
     assert before[-1] > 0
+
+
+def test_errors_by_hand(script):
+    """m is off by 0.5 beside an exact m - g of length 5; v is 0 where float32 has 1."""
+    m, v, g = torch.tensor([3.0, 0.5]), torch.tensor([4.0, 0.0]), torch.tensor([0.0, 4.0])
+    off_m, off_v = torch.tensor([0.0, 0.5]), torch.tensor([0.0, -1.0])
+    by_hand = [1, 0.1, 1 / 5**0.5, 2 / 3 - 1, 2, 1]
+    assert script.errors(g, m, v, off_m, off_v) == pytest.approx(by_hand)
 
 
 def test_tables_by_hand(script):
