@@ -31,6 +31,15 @@ def test_the_bytes_by_hand():
         assert script["WAYS"][way][1](small, 8) == 2 * 291 * numbers * 8 * 7 / 8
 
 
+def test_training_in_8_bits():
+    script = runpy.run_path(str(ROOT / "reproduce" / "int8_moments.py"))
+    page = ROOT / "docs" / "results" / "int8"
+    rows = map(json.loads, (page / "rows.jsonl").read_text().splitlines())
+    lines = script["tables"](rows)
+    assert len(lines) >= 2 * 2 + 3 * 3 + 1
+    assert [line for line in lines if line not in (page / "README.md").read_text().splitlines()] == []
+
+
 def performance_table():
     return runpy.run_path(str(ROOT / "tools" / "performance_table.py"))
 
