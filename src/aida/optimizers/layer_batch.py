@@ -28,13 +28,15 @@ class GroupPart(NamedTuple):
     key: Any = None  # identifies a part of a group; None: the whole group
 
 
-def whole_groups(groups: Iterable[Mapping[str, Any]]) -> Iterator[GroupPart]:
+def whole_groups(groups: Iterable[Mapping[str, Any]]) -> list[GroupPart]:
     """Each group whole."""
+    parts: list[GroupPart] = []
     first = 0
     for i, group in enumerate(groups):
         params = group["params"]
-        yield GroupPart(i, params, range(first, first + len(params)))
+        parts.append(GroupPart(i, params, range(first, first + len(params))))
         first += len(params)
+    return parts
 
 
 def some_layers(layers: Iterable[tuple[int, int, Tensor]]) -> list[GroupPart]:
