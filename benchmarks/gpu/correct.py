@@ -12,6 +12,7 @@ from gpu.parts import Cases
 from gpu.results import ROOT, Call
 
 TESTS = ROOT / "tests" / "backends"
+CASES = sorted(path.name for path in TESTS.glob("triton_*cases.py"))
 DRY = ("test_other_coefficients_are_seen", "test_layers_of_several_types_in_one_call")
 
 
@@ -19,9 +20,10 @@ def cases(device: Device, call: Call) -> Cases:
     """A case for each test function; those of test_triton.py that start a process run these again."""
     os.environ["AIDA_TEST_DEVICE"] = device.type
     found: Cases = {}
-    for name in _tests("triton_cases.py"):
-        if not call.dry or name in DRY:
-            found[name] = partial(_run, "triton_cases.py", name)
+    for file in CASES:
+        for name in _tests(file):
+            if not call.dry or name in DRY:
+                found[f"{file}::{name}"] = partial(_run, file, name)
     if not call.dry:  # the interpreter's kernels cannot be compiled
         for name in _tests("test_triton.py"):
             if "compile" in name or "aligned" in name:

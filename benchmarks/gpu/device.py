@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 from aida_bench.bench.measure import peak_extra_bytes
 
 Work = Callable[[], Any]
+L2_BYTES = "AIDA_TRITON_L2_BYTES"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Device:
             properties = torch.cuda.get_device_properties(0)
             about |= {
                 "memory_bytes": properties.total_memory,
-                "L2_bytes": properties.L2_cache_size,
+                "L2_bytes": self.l2_bytes,
                 "processors": properties.multi_processor_count,
             }
         return about
@@ -71,6 +73,25 @@ class Device:
         end.record()
         self.module.synchronize()
         return start.elapsed_time(end) / 1e3
+
+    @property
+    def l2_bytes(self) -> int:
+        """Of the cache that all processors share; 32 MiB where torch does not tell."""
+        if self.dry:
+            return 1024
+        return getattr(self.module.get_device_properties(0), "L2_cache_size", 0) or 2**25
+
+    @contextmanager
+    def cache_blocks(self, of_l2: float) -> Iterator[None]:
+        """Steps within are in blocks of layers that fill this fraction of the cache; 0: without blocks."""
+        before = os.environ.get(L2_BYTES)
+        os.environ[L2_BYTES] = str(int(of_l2 * self.l2_bytes))
+        try:
+            yield
+        finally:
+            del os.environ[L2_BYTES]
+            if before is not None:
+                os.environ[L2_BYTES] = before
 
     def copy_bandwidth(self) -> float:
         """Bytes a second, read and written, of a copy far larger than any cache."""

@@ -1,7 +1,7 @@
 """A few steps of every kernel, for tools that watch a program: python -m gpu.one_step [--dry].
 
---planted reads beyond an allocation, which a tool that works must report; --large steps 400 MB, beyond any
-cache.
+--planted reads beyond an allocation, which a tool that works must report. 400 MB, beyond any cache: --large,
+one layer, and --blocks, 25 layers in cache blocks, with Aida alone.
 """
 
 from __future__ import annotations
@@ -41,13 +41,16 @@ def main() -> int:
     if "--planted" in sys.argv:
         plant(device)
         return 0
-    shapes = [(9, 5), (3,), ()] if device.dry else [(5000, 5000)] if "--large" in sys.argv else SHAPES
-    for name, make in MEMBERS.items():
-        optimizer = make(parameters(shapes, device))
-        for _ in range(2):
-            optimizer.step()
-        device.synchronize()
-        print(f"{name}: two steps", flush=True)
+    large, blocks = "--large" in sys.argv, "--blocks" in sys.argv
+    shapes = [(5000, 5000)] if large else [(1000, 1000)] * 25 if blocks else SHAPES
+    for name, make in list(MEMBERS.items())[: 1 if blocks else None]:
+        for of_l2 in (0,) if large else (1 / 2,) if blocks else (0, 1 / 2):
+            optimizer = make(parameters([(9, 5), (3,), ()] if device.dry else shapes, device))
+            with device.cache_blocks(of_l2):
+                for _ in range(2):
+                    optimizer.step()
+            device.synchronize()
+            print(f"{name}: two steps, {'in cache blocks' if of_l2 else 'simple'}", flush=True)
     return 0
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from gpu.results import Call
 
 STEPS = 10
 MODELS = ("small-tensors", "gpt2-small")
-KERNELS = "regex:gram|apply|total|pool|stepsize"
+KERNELS = "regex:gram|apply|total|pool|stepsize|coefficients"
 OPTIMIZERS: dict[str, Any] = {
     "Aida": lambda p: aida.Aida(p, fused=True),
     "Aida, bfloat16 moments": lambda p: aida.Aida(p, fused=True, state_dtype=torch.bfloat16),
@@ -29,6 +30,11 @@ OPTIMIZERS: dict[str, Any] = {
     "torch AdamW": lambda p: AdamW(p, fused=True),
 }
 SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats")
+# What one kernel finds in the cache that another has read: ncu empties it before each kernel, unless told.
+ACROSS_KERNELS = (
+    "--cache-control", "none", "--replay-mode", "application",
+    "--metrics", "dram__bytes_read.sum,dram__bytes_write.sum,lts__t_sector_hit_rate.pct",
+)  # fmt: skip
 
 
 def cases(device: Device, call: Call) -> Cases:
@@ -39,7 +45,11 @@ def cases(device: Device, call: Call) -> Cases:
         for name, make in OPTIMIZERS.items()
         if not call.dry or name == "Aida"
     }
-    return {**found, "counters": partial(_counters, call)}
+    return {
+        **found,
+        "counters": partial(_counters, call, "--large", [w for s in SECTIONS for w in ("--section", s)]),
+        "counters of cache blocks": partial(_counters, call, "--blocks", ACROSS_KERNELS),
+    }
 
 
 def _kernels(shapes: Any, make: Any, device: Device) -> dict[str, Any]:
@@ -68,17 +78,16 @@ def _kernels(shapes: Any, make: Any, device: Device) -> dict[str, Any]:
     return {"step_us": 1e6 * whole, "kernels": kernels}
 
 
-def _counters(call: Call) -> dict[str, Any]:
+def _counters(call: Call, what: str, options: Sequence[str]) -> dict[str, Any]:
     program = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
     if call.dry:
         raise LeftOut("the interpreter has no counters")
     if not os.path.exists(program):
         raise LeftOut("Nsight Compute (ncu) is not installed")
-    sections = [word for section in SECTIONS for word in ("--section", section)]
     done = subprocess.run(
         [
             program, "--clock-control", "none", "--kernel-name", KERNELS, "--launch-count", "24", "--csv",
-            *sections, sys.executable, "-m", "gpu.one_step", "--large",
+            *options, sys.executable, "-m", "gpu.one_step", what,
         ],
         capture_output=True, text=True, timeout=max(call.left - 5, 1), check=False,
     )  # fmt: skip

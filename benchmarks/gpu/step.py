@@ -1,7 +1,8 @@
 """The step against torch's fused AdamW in interleaved pairs, and against the bandwidth of a copy.
 
 The bound of a step is its passes over memory at the bandwidth of a large copy: 9 tensors for Aida, 7 for
-AdamW, in float32. A model whose tensors fit the cache (L2_bytes of the machine) may be faster than its bound.
+AdamW, in float32. A model whose tensors fit the cache (L2_bytes of the machine) may be faster than its bound,
+and so may a step in blocks of layers that fit it, of whose passes some come from the cache.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 from functools import partial
 from math import prod
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,16 +26,30 @@ from gpu.parts import Cases
 from gpu.results import Call
 
 HALF = torch.bfloat16
-# Their arguments, and the bytes that a step moves for each float32 parameter (a pooled v moves none).
-CANDIDATES: dict[str, tuple[Any, dict[str, Any], int]] = {
-    "Aida": (aida.Aida, {}, 36),
-    "Aida, bfloat16 moments": (aida.Aida, dict(state_dtype=HALF), 12 + 8 + 6),
-    "AdaBelief": (aida.AdaBelief, {}, 28),
-    "AdaBelief, bfloat16 moments": (aida.AdaBelief, dict(state_dtype=HALF), 12 + 8),
-    "AdamPlus": (aida.AdamPlus, {}, 28),
-    "LAdam": (aida.LAdam, {}, 28),
-    "LAdaBelief": (aida.LAdaBelief, {}, 28),
-    "LAida, post": (aida.LAida, dict(layerwise="post"), 48),
+
+
+class Candidate(NamedTuple):
+    member: Any
+    options: dict[str, Any]
+    bytes: int
+    """What a step moves for each float32 parameter, from cache or memory (a pooled v moves none)."""
+    of_l2: float = 0
+    """The fraction of L2 that a block of layers may fill; 0: all sums, then all updates."""
+
+
+CANDIDATES = {
+    "Aida": Candidate(aida.Aida, {}, 36),
+    "Aida, blocks of L2/2": Candidate(aida.Aida, {}, 36, 1 / 2),
+    "Aida, blocks of L2/4": Candidate(aida.Aida, {}, 36, 1 / 4),
+    "Aida, one block": Candidate(aida.Aida, {}, 36, 1e6),
+    "Aida, bfloat16 moments": Candidate(aida.Aida, dict(state_dtype=HALF), 12 + 8 + 6),
+    "AdaBelief": Candidate(aida.AdaBelief, {}, 28),
+    "AdaBelief, bfloat16 moments": Candidate(aida.AdaBelief, dict(state_dtype=HALF), 12 + 8),
+    "AdamPlus": Candidate(aida.AdamPlus, {}, 28),
+    "LAdam": Candidate(aida.LAdam, {}, 28),
+    "LAdaBelief": Candidate(aida.LAdaBelief, {}, 28),
+    "LAida, post": Candidate(aida.LAida, dict(layerwise="post"), 48),
+    "LAida, post, blocks of L2/2": Candidate(aida.LAida, dict(layerwise="post"), 48, 1 / 2),
 }
 PAIRS, WARM = 50, 3
 DRY = {"two small tensors": [(7, 3), (5,)]}
@@ -54,12 +69,14 @@ def compare(
     gradients: list[Tensor] = [torch.randn(shape, device=device.type) * 1e-3 for shape in shapes]
     theirs = AdamW(parameters(shapes, device, gradients), fused=True)
     count, rows = sum(map(prod, shapes)), []
-    for name, (member, options, bytes_each) in CANDIDATES.items():
-        ours = member(parameters(shapes, device, gradients), fused=True, **options)
-        row = {"optimizer": name, **_paired(theirs, ours, device, pairs, warm)}
-        row |= {"bytes": bytes_each * count, "of_bandwidth": bytes_each * count / bandwidth / row["ms"] * 1e3}
-        del ours
-        row["graph_ms"] = _graph_ms(member, options, shapes, gradients, device, pairs)
+    for name, (member, options, bytes_each, of_l2) in CANDIDATES.items():
+        with device.cache_blocks(of_l2):
+            ours = member(parameters(shapes, device, gradients), fused=True, **options)
+            row = {"optimizer": name, **_paired(theirs, ours, device, pairs, warm)}
+            row["bytes"] = bytes_each * count
+            row["of_bandwidth"] = row["bytes"] / bandwidth / row["ms"] * 1e3
+            del ours
+            row["graph_ms"] = _graph_ms(member, options, shapes, gradients, device, pairs)
         rows.append(row)
         gc.collect()
         print(

@@ -17,9 +17,14 @@ def projection(gg, gm, mm, K, xi):
     """
     alpha = beta = 1.0
     for _ in range(K):
-        c = alpha * beta * gm
-        alpha, beta = alpha * c / (alpha * alpha * gg + xi), beta * c / (beta * beta * mm + xi)
+        alpha, beta = project(alpha, beta, gg, gm, mm, xi)
     return alpha, beta
+
+
+def project(alpha, beta, gg, gm, mm, xi):
+    """(alpha, beta) after one mutual projection of alpha*g and beta*m onto each other."""
+    c = alpha * beta * gm
+    return alpha * c / (alpha * alpha * gg + xi), beta * c / (beta * beta * mm + xi)
 
 
 def residual_square(alpha, beta, gg, gm, dd):
@@ -27,10 +32,16 @@ def residual_square(alpha, beta, gg, gm, dd):
 
     A factor that is the number 0 leaves its sum out: it need not have been taken, and may be infinite.
     """
-    k = beta - alpha
-    terms = ((beta * beta, dd), (2 * beta * k, gm - gg), (k * k, gg))
-    total = sum([factor * x for factor, x in terms if not _is_zero(factor)] or [k * k * gg])
+    of_dd, of_difference, of_gg = residual_factors(alpha, beta)
+    terms = ((of_dd, dd), (of_difference, gm - gg), (of_gg, gg))
+    total = sum([factor * x for factor, x in terms if not _is_zero(factor)] or [of_gg * gg])
     return (total + abs(total)) / 2
+
+
+def residual_factors(alpha, beta):
+    """Those of dd, gm - gg and gg, whose sum is <r, r>."""
+    k = beta - alpha
+    return beta * beta, 2 * beta * k, k * k
 
 
 def _is_zero(factor):

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 triton = pytest.importorskip("triton")
-CASES = Path(__file__).with_name("triton_cases.py")
+CASES = sorted(Path(__file__).parent.glob("triton_*cases.py"))
 
 
 def run_cases(**environment):
     # A process of its own: triton reads TRITON_INTERPRET once, when it is imported.
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(CASES)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *map(str, CASES)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -31,14 +31,15 @@ def test_interpreted():
 # What launch() would give the kernels, by their arguments' names.
 TABLES = {"grad_scale": "*fp32", "found_inf": "*fp32", "keys": "*i64"}
 FLOAT64 = ("partial", "numbers", "out")
-NUMBERS = ("b1", "b2", "weight_decay", "sign")
+NUMBERS = {**dict.fromkeys(("b1", "b2", "weight_decay", "sign", "alpha", "beta", "xi"), "fp64"), "K": "i32"}
 CONSTANTS = {
     "P_TYPE": "bfloat16", "G_TYPE": "bfloat16", "M_TYPE": "bfloat16", "V_TYPE": "bfloat16",
     "FLOAT": "float32", "DECAY": True, "ROUND": True, "ROUND_P": True, "ALIGNED": True, "COLUMNS": 4,
+    "PROJECTED": True, "REVERSED": False,
 }  # fmt: skip
 
 
-def compiled(kernel, target, **constants):
+def compiled(kernel, target, options=None, **constants):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
@@ -61,11 +62,12 @@ def compiled(kernel, target, **constants):
             is_type = name.endswith("_TYPE") or name == "FLOAT"
             values[name] = getattr(triton_kernels.tl, fixed[name]) if is_type else fixed[name]
         elif name in NUMBERS:
-            signature[name] = "fp64"
+            signature[name] = NUMBERS[name]
         else:
             signature[name] = "*fp64" if name in FLOAT64 else TABLES.get(name, "*i64")
     source = ASTSource(function, signature, values)
-    return compile(source, target=GPUTarget(*target), options={"num_warps": backend.WARPS}).asm
+    options = {"num_warps": backend.WARPS, **(options or {})}
+    return compile(source, target=GPUTarget(*target), options=options).asm
 
 
 @pytest.fixture
@@ -74,10 +76,11 @@ def no_cache(tmp_path, monkeypatch):
 
 
 def types(p, g, m, v):
-    """What launch() gives a group of these types, without stochastic rounding and GradScaler."""
+    """What launch() gives a group of these types, without stochastic rounding, GradScaler and a rule."""
     double = "float64" in (p, g, m, v)
     given = dict(P_TYPE=p, G_TYPE=g, M_TYPE=m, V_TYPE=v, FLOAT="float64" if double else "float32")
-    return {**given, "ROUND": False, "ROUND_P": False, "keys": None, "grad_scale": None, "found_inf": None}
+    none = dict.fromkeys(("keys", "grad_scale", "found_inf"))
+    return {**given, **none, "ROUND": False, "ROUND_P": False, "PROJECTED": False, "REVERSED": True}
 
 
 VARIANTS = {
@@ -111,7 +114,23 @@ def test_compiles_for_cuda_without_atomics(kernel, layerwise, capability, varian
 
 
 def test_no_kernel_is_forgotten():
-    assert {kernel for kernel, _ in entries()} >= {"gram", "stepsize", "total", "pool", "apply"}
+    assert {kernel for kernel, _ in entries()} >= {
+        "gram", "stepsize", "total", "pool", "apply", "coefficients", "mean_stepsize",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_a_rule_in_a_kernel_rounds_as_tensor_operations_do():
+    """No product is added unrounded, as a compiler does that is told to (the negative control)."""
+    from aida.backends.triton import AS_WRITTEN
+
+    plain, told = (
+        compiled("coefficients", ("cuda", 90, 32), options, LAYERWISE="pre")["ptx"]
+        for options in ({"enable_fp_fusion": True}, AS_WRITTEN)
+    )
+    assert "fma.rn.f64" in plain
+    assert "fma.rn.f64" not in told
+    assert "mul.rn.f64" in told or "mul.f64" in told
 
 
 @pytest.mark.usefixtures("no_cache")

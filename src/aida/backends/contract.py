@@ -17,7 +17,7 @@ every v. Where weight_decay is 0, g does not depend on p, which may be infinite.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -33,6 +33,13 @@ Coefficients = tuple[Any, Any]
 def is_one_number(column: Column) -> bool:
     """Whether all layers have the same, as nearly always."""
     return isinstance(column, list) and column.count(column[0]) == len(column)
+
+
+class Projection(NamedTuple):
+    """The rule family.projection: (alpha, beta) of a layer are a function of its own gg, gm and mm."""
+
+    K: int
+    xi: float
 
 
 @dataclass(slots=True)
@@ -87,6 +94,9 @@ class Backend(Protocol):
     and raises RuntimeError for what the backend cannot step.
     unsupported_reason(dtype, device): why parameters of a type cannot be stepped, None where they can.
     SUPPORTS_GRAD_SCALE = True: it takes s.grad_scale and s.found_inf.
+    cache_block_bytes(), step(layers, rule, s): where the first is above 0, the second is called in place of
+    the three functions, when apply would be. It writes what they write, one cache block of layers after the
+    other. rule: (alpha, beta), or a Projection; where layers are whole, and none has several tensors.
     """
 
     def gram(self, layers: Layers, s: Scalars) -> Any:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import family
-from ..backends.contract import SUMS, Coefficients
+from ..backends.contract import SUMS, Coefficients, Projection
 
 LIMIT = torch.finfo(torch.float32).max  # what every backend can compute with
 
@@ -56,6 +56,13 @@ class BoundRule:
 
 
 Rule = Coefficients | BoundRule  # a constant (alpha, beta), or a function
+
+
+def known_to_backends(rule: Rule) -> Coefficients | Projection | None:
+    """The rule in a form that a backend can evaluate by itself; None for a function of one's own."""
+    if not callable(rule):
+        return rule
+    return Projection(**rule.hyperparameters) if rule.function is family.projection else None
 
 
 def coefficients(rule: Any, gram: Any) -> Coefficients:

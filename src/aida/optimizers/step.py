@@ -26,7 +26,7 @@ from ..backends.upload import upload
 from ..sharding import StepReductions
 from .layer_batch import Cut, LayerBatch, store_new_states
 from .layers import Layering
-from .rule import Rule, coefficients, where_finite
+from .rule import Rule, coefficients, known_to_backends, where_finite
 from .shared_layers import add_up, once, with_counts
 from .state import rounds
 
@@ -54,6 +54,20 @@ class StepBatch:
     def apply(self, coefficients: Coefficients, total: Any) -> None:
         """Write parameters and moments, and count the step."""
         self.batch.backend.apply(self.batch.layers, coefficients, total, self.scalars)
+        _advance(self)
+
+    @property
+    def is_one_call(self) -> bool:
+        """Whether the backend takes sums, evaluates the rule and writes in one call, if layers are whole."""
+        block_bytes = getattr(self.batch.backend, "cache_block_bytes", None)
+        if block_bytes is None or not (self.needs_gram or self.scalars.layerwise == "post"):
+            return False
+        return known_to_backends(self.rule) is not None and block_bytes() > 0
+
+    def one_call(self) -> None:
+        """As contract.Backend.step."""
+        backend: Any = self.batch.backend
+        backend.step(self.batch.layers, known_to_backends(self.rule), self.scalars)
         _advance(self)
 
 
@@ -152,6 +166,10 @@ def _run_wave(
     reductions: StepReductions | None,
     shared: Layering | None,
 ) -> None:
+    every, one_call = steps, []
+    if not (reductions or shared):
+        one_call = [step for step in every if step.is_one_call]
+        steps = [step for step in every if not step.is_one_call]
     grams = [step.gram() for step in steps]
     if shared:
         pairs = zip(grams, steps, strict=True)
@@ -166,9 +184,11 @@ def _run_wave(
         rules[i] = pair, steps[i].stepsize_sum(pair)
     if reductions or shared:
         _complete("stepsizes", wave, [(steps[i], rules[i][1]) for i in post], reductions, shared)
-    store_new_states((step.batch for step in steps), state)
+    store_new_states((step.batch for step in every), state)
     for step, (pair, total) in zip(steps, rules, strict=True):
         step.apply(pair, total)
+    for step in one_call:
+        step.one_call()
 
 
 def _complete(

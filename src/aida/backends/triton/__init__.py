@@ -3,26 +3,30 @@
 The device finds the layers through a table of addresses, uploaded from pinned memory when one has changed,
 and a table of chunks, made once. Nothing waits for the device, and a CUDA graph can capture it all.
 Kernels, and the columns of their tables: kernels.py.
+What a step reads twice comes from the device's cache where AIDA_TRITON_L2_BYTES asks for it, see step().
 Deviation from torch's fused steps: grad_scale divides gradients as they are read, p.grad is not written.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..contract import Coefficients, Layers, Scalars
+from ..contract import Coefficients, Layers, Projection, Scalars
 from . import tables
 
 SUPPORTS_GRAD_SCALE = True  # divides by grad_scale, and takes no step where found_inf says so
 TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CHUNK, ROWS, LANES, WARPS = 16384, 256, 8, 8  # elements of a program; of a block, ROWS*LANES
+AS_WRITTEN = {"enable_fp_fusion": False}  # a compiler's option: each operation is rounded, as tensors' are
 
 
 def unsupported_reason(dtype: torch.dtype, device: torch.device) -> str | None:
@@ -55,12 +59,52 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tens
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
     """As contract.Backend.apply."""
     call = _Call(layers, s)
-    numbers = call.numbers(coefficients, total)
-    keys = None if s.keys is None else call.row(s.keys, torch.int64)
+    numbers, keys = call.numbers(coefficients, total), call.keys()
     for group in call.layout.groups:
-        if s.layerwise == "pre":
-            call.launch("pool", group.layers, group, layers=group.layers, numbers=numbers)
-        call.launch("apply", group.chunks, group, chunks=group.chunks, numbers=numbers, keys=keys)
+        call.update(group, numbers, keys)
+    tables.write_back(layers)
+
+
+def cache_block_bytes() -> int:
+    """AIDA_TRITON_L2_BYTES: how much of the cache a block of layers may fill; 0, the default: no blocks."""
+    value = os.environ.get("AIDA_TRITON_L2_BYTES", "").strip() or "0"
+    if not value.isdecimal():
+        raise ValueError(
+            f"AIDA_TRITON_L2_BYTES: {value!r} is no number of bytes; set it to a whole number, such as half "
+            "of the device's L2 cache, or unset it for a step without cache blocks"
+        )
+    return int(value)
+
+
+def step(layers: Layers, rule: Coefficients | Projection, s: Scalars) -> None:
+    """As contract.Backend.step: sums and update of one cache block after the other.
+
+    A block is a run of layers of which what is read twice (g and m; p where decay is coupled; v for "post")
+    has at most cache_block_bytes(), so that the update may find it in the cache. Each pass over a block goes
+    the other way than the one before: of a layer larger than the cache, the end is there. The rule is
+    evaluated by a kernel: tensor operations between sums and update would cost more than is saved.
+    """
+    call = _Call(layers, s)
+    projected = isinstance(rule, Projection)
+    (K, xi), (alpha, beta) = (rule, (1.0, 1.0)) if projected else ((0, 0.0), rule)
+    sums, stepsizes = (call.table(call.layout.n_chunks, columns) for columns in (4, 2))
+    nothing_moved = torch.zeros_like(call.layout.ranges) if s.layerwise == "post" else None
+    numbers, keys = call.numbers((alpha, beta), nothing_moved), call.keys()
+    read = "gm" + "p" * (s.weight_decay != 0) + "v" * (s.layerwise == "post")
+    for block in tables.cache_blocks(call.layout.groups, CHUNK, read, cache_block_bytes()):
+        if projected or s.layerwise == "pre":
+            call.sum_chunks("gram", block, sums)
+            call.launch(
+                "coefficients", block.layers, block, partial=sums, layers=block.layers, numbers=numbers,
+                alpha=alpha, beta=beta, K=K, xi=xi, PROJECTED=projected,
+                options=AS_WRITTEN,
+            )  # fmt: skip
+        if s.layerwise == "post":
+            call.sum_chunks("stepsize", block, stepsizes, numbers=numbers, REVERSED=True)
+            call.launch(
+                "mean_stepsize", block.layers, block, partial=stepsizes, layers=block.layers, numbers=numbers
+            )
+        call.update(block, numbers, keys, REVERSED=s.layerwise != "post")
     tables.write_back(layers)
 
 
@@ -77,6 +121,8 @@ class _Call:
         self.shared = dict(
             pointers=found.pointers,
             numels=self.layout.numels,
+            ranges=self.layout.ranges,
+            wholes=self.layout.wholes,
             grad_scale=None if s.grad_scale is None else s.grad_scale.to(self.device, non_blocking=True),
             found_inf=None if s.found_inf is None else s.found_inf.to(self.device, non_blocking=True),
             b1=s.b1,
@@ -87,6 +133,7 @@ class _Call:
             ROUND=s.keys is not None,
             ROUND_P=s.keys is not None and s.round_p,
             DECAY=s.weight_decay != 0,
+            REVERSED=False,
             CHUNK=CHUNK,
             ROWS=ROWS,
             LANES=LANES,
@@ -94,23 +141,54 @@ class _Call:
 
     def sums(self, kernel: str, columns: int, **tables: Tensor) -> Tensor:
         """[L, columns] of a kernel that sums over chunks."""
-        layout = self.layout
-        partial = torch.empty(layout.n_chunks, columns, dtype=torch.float64, device=self.device)
-        for group in layout.groups:
-            part = partial[group.first : group.first + len(group.chunks)]
-            self.launch(kernel, group.chunks, group, chunks=group.chunks, partial=part, **tables)
-        out = torch.empty(len(layout.numels), columns, dtype=torch.float64, device=self.device)
-        self.launch("total", out, None, partial=partial, ranges=layout.ranges, out=out, COLUMNS=columns)
+        partial = self.table(self.layout.n_chunks, columns)
+        for group in self.layout.groups:
+            self.sum_chunks(kernel, group, partial, **tables)
+        out = self.table(len(self.layout.numels), columns)
+        self.launch("total", out, None, partial=partial, out=out, COLUMNS=columns)
         return out
 
-    def launch(self, kernel: str, over: Tensor, group: tables.Group | None, **arguments: Any) -> None:
-        """One program for each row of `over`; the kernel takes those arguments that it names."""
+    def sum_chunks(self, kernel: str, group: tables.Group, partial: Tensor, **arguments: Any) -> None:
+        """The group's rows of `partial`, from a kernel that sums over chunks."""
+        part = partial[group.first : group.first + len(group.chunks)]
+        self.launch(kernel, group.chunks, group, chunks=group.chunks, partial=part, **arguments)
+
+    def update(
+        self, group: tables.Group, numbers: Tensor, keys: Tensor | None, REVERSED: bool = False
+    ) -> None:
+        """Write the group's p, m and v."""
+        if self.s.layerwise == "pre":
+            self.launch("pool", group.layers, group, layers=group.layers, numbers=numbers)
+        given: dict[str, Any] = dict(chunks=group.chunks, numbers=numbers, keys=keys, REVERSED=REVERSED)
+        self.launch("apply", group.chunks, group, **given)
+
+    def launch(
+        self,
+        kernel: str,
+        over: Tensor,
+        group: tables.Group | None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        **arguments: Any,
+    ) -> None:
+        """One program for each row of `over`; the kernel takes those arguments that it names.
+
+        options: the compiler's.
+        """
         if len(over) == 0:
             return
         known = {**self.shared, **(_constants(group) if group else {}), **arguments}
         function = getattr(_kernels(), kernel)
         with _current(self.device):
-            function[(len(over),)](**{name: known[name] for name in function.arg_names}, num_warps=WARPS)
+            given = {name: known[name] for name in function.arg_names}
+            function[(len(over),)](**given, num_warps=WARPS, **options)
+
+    def table(self, rows: int, columns: int) -> Tensor:
+        """Of float64, not filled."""
+        return torch.empty(rows, columns, dtype=torch.float64, device=self.device)
+
+    def keys(self) -> Tensor | None:
+        """[L], of stochastic rounding."""
+        return None if self.s.keys is None else self.row(self.s.keys, torch.int64)
 
     def numbers(self, coefficients: Coefficients, total: Any) -> Tensor:
         """[L, 8], the columns named in kernels.py."""

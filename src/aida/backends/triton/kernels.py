@@ -4,6 +4,7 @@
 pointers [L, 4]: addresses of p, g, m, v.  chunks [C, 2]: layer, and place of the chunk in it.  numels [L].
 numbers [L, 8]: inv_bias2, eps_in_root, eps_out, step_size, decay_factor, alpha, beta, mean; float64, as all
 sums are.  mean: of r^2 for "pre", until pool puts u in its place; of u for "post".
+ranges [L, 2]: from which row of partial to which a layer's are.  layers: places of those that are launched.
 One program takes one chunk in blocks of ROWS x LANES elements. A sum is taken over LANES in FLOAT, then in
 float64 over rows, blocks and (total) chunks, always in one order: no atomics. A chunk whose FLOAT sums
 overflow is summed again, with every term in float64.
@@ -13,6 +14,18 @@ Random bits are those of rounding.py.
 import triton
 import triton.language as tl
 
+from ... import family
+
+
+def _on_device(function):
+    """A function of family.py for kernels; the interpreter refuses one that does not see triton.language."""
+    compiled = triton.jit(function)
+    return compiled if isinstance(compiled, triton.JITFunction) else function
+
+
+_project, _residual_factors = map(_on_device, (family.project, family.residual_factors))
+LIMIT = tl.constexpr(3.4028234663852886e38)  # float32's, as in optimizers/rule.py
+
 
 @triton.jit
 def gram(
@@ -21,7 +34,8 @@ def gram(
     DECAY: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """partial [C, 4]: gg, gm, mm, dd of each chunk."""
-    layer, start, n = _chunk(chunks, numels, CHUNK)
+    i = _place(False)
+    layer, start, n = _chunk(chunks, numels, i, CHUNK)
     P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
     M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
@@ -30,7 +44,7 @@ def gram(
     finite = gg + tl.abs(gm) + mm + dd < float("inf")
     if not finite:
         gg, gm, mm, dd = _gram(P, G, M, n, scale, b1, weight_decay, FLOAT, DECAY, ROWS, LANES, tl.float64)
-    out = partial + tl.program_id(0) * 4
+    out = partial + i * 4
     tl.store(out, gg)
     tl.store(out + 1, gm)
     tl.store(out + 2, mm)
@@ -43,10 +57,11 @@ def stepsize(
     b1: tl.float64, b2: tl.float64, weight_decay: tl.float64, sign: tl.float64,
     P_TYPE: tl.constexpr, G_TYPE: tl.constexpr, M_TYPE: tl.constexpr, V_TYPE: tl.constexpr,
     FLOAT: tl.constexpr, DECAY: tl.constexpr, ALIGNED: tl.constexpr,
-    CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    REVERSED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """partial [C, 2]: sum of u over each chunk's elements with v != 0, and their number."""
-    layer, start, n = _chunk(chunks, numels, CHUNK)
+    i = _place(REVERSED)
+    layer, start, n = _chunk(chunks, numels, i, CHUNK)
     P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
     M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
@@ -65,22 +80,62 @@ def stepsize(
         a, b = _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, True)
         total += a
         count += b
-    tl.store(partial + tl.program_id(0) * 2, tl.sum(total, axis=0))
-    tl.store(partial + tl.program_id(0) * 2 + 1, tl.sum(count, axis=0))
+    tl.store(partial + i * 2, tl.sum(total, axis=0))
+    tl.store(partial + i * 2 + 1, tl.sum(count, axis=0))
 
 
 @triton.jit
 def total(partial, ranges, out, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
-    """out [L, COLUMNS]: the sum of each layer's rows of partial, ranges [L, 2] from first to last."""
+    """out [L, COLUMNS]: the sum of each layer's rows of partial."""
     layer = tl.program_id(0)
-    first = tl.load(ranges + layer * 2)
-    last = tl.load(ranges + layer * 2 + 1)
     for column in tl.static_range(COLUMNS):
-        sums = tl.zeros([ROWS], tl.float64)
-        for i in range(tl.cdiv(last - first, ROWS)):
-            at = first + i * ROWS + tl.arange(0, ROWS)
-            sums += tl.load(partial + at * COLUMNS + column, mask=at < last, other=0)
-        tl.store(out + layer * COLUMNS + column, tl.sum(sums, axis=0))
+        tl.store(out + layer * COLUMNS + column, _total(partial, ranges, layer, column, COLUMNS, ROWS))
+
+
+@triton.jit
+def coefficients(
+    partial, ranges, layers, wholes, numbers, alpha: tl.float64, beta: tl.float64, K, xi: tl.float64,
+    PROJECTED: tl.constexpr, LAYERWISE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """From gram's partial [C, 4]: alpha and beta after K projections, and for "pre" the mean of r^2.
+
+    Operation for operation what optimizers/rule.py and step.py do with tensors; to be compiled without
+    contraction to fused multiply-adds.
+    """
+    layer = tl.load(layers + tl.program_id(0))
+    row = numbers + layer * 8
+    gg = _total(partial, ranges, layer, 0, 4, ROWS)
+    gm = _total(partial, ranges, layer, 1, 4, ROWS)
+    dd = _total(partial, ranges, layer, 3, 4, ROWS)
+    if PROJECTED:
+        mm = _total(partial, ranges, layer, 2, 4, ROWS)
+        for _ in range(K):
+            alpha, beta = _project(alpha, beta, gg, gm, mm, xi)
+        alpha = _usable(alpha)
+        beta = _usable(beta)
+        tl.store(row + 5, alpha)
+        tl.store(row + 6, beta)
+    if LAYERWISE == "pre":
+        of_dd, of_difference, of_gg = _residual_factors(alpha, beta)
+        if PROJECTED:
+            square = of_dd * dd + of_difference * (gm - gg) + of_gg * gg
+        else:  # a factor of 0 leaves its sum out, which may be infinite
+            square = tl.where(of_dd == 0, 0.0, of_dd * dd)
+            square += tl.where(of_difference == 0, 0.0, of_difference * (gm - gg))
+            square += tl.where(of_gg == 0, 0.0, of_gg * gg)
+        square = (square + tl.abs(square)) / 2
+        if PROJECTED:
+            square = tl.where(tl.abs(square) < float("inf"), square, dd)
+        tl.store(row + 7, square / tl.load(wholes + layer).to(tl.float64))
+
+
+@triton.jit
+def mean_stepsize(partial, ranges, layers, numbers, ROWS: tl.constexpr):
+    """The mean of u over the elements that stepsize counts; where there are none, it stays what it is."""
+    layer = tl.load(layers + tl.program_id(0))
+    count = _total(partial, ranges, layer, 1, 2, ROWS)
+    if count > 0:
+        tl.store(numbers + layer * 8 + 7, _total(partial, ranges, layer, 0, 2, ROWS) / count)
 
 
 @triton.jit
@@ -102,12 +157,13 @@ def apply(
     b1: tl.float64, b2: tl.float64, weight_decay: tl.float64, sign: tl.float64,
     P_TYPE: tl.constexpr, G_TYPE: tl.constexpr, M_TYPE: tl.constexpr, V_TYPE: tl.constexpr,
     FLOAT: tl.constexpr, LAYERWISE: tl.constexpr, ROUND: tl.constexpr, ROUND_P: tl.constexpr,
-    DECAY: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    DECAY: tl.constexpr, ALIGNED: tl.constexpr,
+    REVERSED: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Write p, m and, unless it is pooled, v."""
     if _skipped(found_inf):
         return
-    layer, start, n = _chunk(chunks, numels, CHUNK)
+    layer, start, n = _chunk(chunks, numels, _place(REVERSED), CHUNK)
     P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
     M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
@@ -128,6 +184,25 @@ def apply(
             P, G, M, V, row, key, at, n, scale, b1, b2, weight_decay,
             FLOAT, LAYERWISE, ROUND, ROUND_P, DECAY, True,
         )  # fmt: skip
+
+
+@triton.jit
+def _total(
+    partial, ranges, layer, column: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    first = tl.load(ranges + layer * 2)
+    last = tl.load(ranges + layer * 2 + 1)
+    sums = tl.zeros([ROWS], tl.float64)
+    for i in range(tl.cdiv(last - first, ROWS)):
+        at = first + i * ROWS + tl.arange(0, ROWS)
+        sums += tl.load(partial + at * COLUMNS + column, mask=at < last, other=0)
+    return tl.sum(sums, axis=0)
+
+
+@triton.jit
+def _usable(c):
+    held = tl.where(c > LIMIT, LIMIT, tl.where(c < -LIMIT, -LIMIT, c))
+    return tl.where(tl.abs(c) < float("inf"), held, 1.0)
 
 
 @triton.jit
@@ -232,9 +307,17 @@ def _stepsize(v, row, FLOAT: tl.constexpr):
 
 
 @triton.jit
-def _chunk(chunks, numels, CHUNK: tl.constexpr):
-    """(layer, first element, number of elements) of this program's chunk."""
-    i = tl.program_id(0).to(tl.int64)
+def _place(REVERSED: tl.constexpr):
+    """Of this program's chunk; backwards, what was read last, and is likeliest in the cache, comes first."""
+    i = tl.program_id(0)
+    if REVERSED:
+        i = tl.num_programs(0) - 1 - i
+    return i.to(tl.int64)
+
+
+@triton.jit
+def _chunk(chunks, numels, i, CHUNK: tl.constexpr):
+    """(layer, first element, number of elements) of chunk i."""
     layer = tl.load(chunks + i * 2)
     start = tl.load(chunks + i * 2 + 1) * CHUNK
     return layer, start, tl.minimum(tl.load(numels + layer) - start, CHUNK).to(tl.int32)

@@ -25,6 +25,7 @@ class Group(NamedTuple):
     layers: Tensor  # their places
     chunks: Tensor  # [C, 2], those rows of the layout's that begin at `first`
     first: int
+    numels: list[int]
 
 
 class Layout(NamedTuple):
@@ -82,6 +83,30 @@ def find(layers: Layers, chunk: int) -> Found:
     return Found(layout, addresses, pointers, fours, bool(copied))
 
 
+def cache_blocks(groups: list[Group], chunk: int, read: str, limit: int) -> list[Group]:
+    """The groups cut into runs of layers, whose tensors `read` (of "pgmv") have at most `limit` bytes.
+
+    A layer that has more is a block of its own.
+    """
+    found = []
+    for group in groups:
+        each = sum(group.types["pgmv".index(x)].itemsize for x in read)
+        starts, filled = [0], 0
+        for i, n in enumerate(group.numels):
+            if filled and filled + n * each > limit:
+                starts.append(i)
+                filled = 0
+            filled += n * each
+        first = 0
+        for start, end in zip(starts, [*starts[1:], len(group.numels)], strict=True):
+            numels = group.numels[start:end]
+            after = first + sum(-(-n // chunk) for n in numels)
+            part = group.layers[start:end], group.chunks[first:after], group.first + first, numels
+            found.append(Group(group.types, group.aligned, *part))
+            first = after
+    return found
+
+
 def write_back(layers: Layers) -> None:
     """Into the layers' own p, m and v where the kernels saw copies."""
     found = layers.prepared
@@ -118,7 +143,13 @@ def _make(layers: list[Four], depends_on: Any) -> Layout:
     table = upload(chunks, device, torch.int64).view(-1, 2)
     lasts = [*firsts[1:], len(chunks)]
     groups = [
-        Group(*kind, upload(members, device, torch.int64), table[first:last], first)
+        Group(
+            *kind,
+            upload(members, device, torch.int64),
+            table[first:last],
+            first,
+            [numels[i] for i in members],
+        )
         for (kind, members), first, last in zip(by_kind.items(), firsts, lasts, strict=True)
     ]
     return Layout(
