@@ -6,10 +6,9 @@ refused has not begun.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from math import inf
 from typing import Any
 
@@ -29,6 +28,7 @@ from .layers import Layering
 from .rule import Rule, coefficients, known_to_backends, where_finite
 from .shared_layers import add_up, once, with_counts
 from .state import rounds
+from .undo import undone_on_error
 
 WIDTH = len(SUMS)  # of a row of gram, without the count of elements that shared_layers.py appends
 
@@ -129,34 +129,10 @@ def run(
     """
     first = max([0, reductions.first_wave if reductions else 0, *[step.batch.wave for step in steps]])
     early = [step for step in steps if step.batch.wave > 0] if first else []
-    with _undone_on_error(early, state) if early else nullcontext():
+    ticks = [tick for step in early for tick in step.ticks]
+    with undone_on_error([step.batch for step in early], ticks, state) if early else nullcontext():
         for wave in range(first, -1, -1):
             _run_wave(wave, [step for step in steps if step.batch.wave == wave], state, reductions, shared)
-
-
-@contextmanager
-def _undone_on_error(steps: Sequence[StepBatch], state: Any) -> Generator[None]:
-    """Take back what these batches have written if a later wave raises: they are copied, and are few."""
-    batches = [step.batch for step in steps]
-    written = [x for b in batches for x in chain(b.layers.p, b.layers.m, b.layers.v, b.steps)]
-    written += [tick for step in steps for tick in step.ticks]
-    copies = [x.detach().clone() for x in written]
-    layers = [(p, of_p) for b in batches for p, of_p in zip(b.params, b.states, strict=True)]
-    entries = [(p, state.get(p), of_p, {**of_p}) for p, of_p in layers]
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for x, copy in zip(written, copies, strict=True):
-                x.copy_(copy)
-        for p, entry, of_p, content in entries:
-            of_p.clear()
-            of_p.update(content)
-            if entry is None:
-                state.pop(p, None)
-            else:
-                state[p] = entry
-        raise
 
 
 def _run_wave(
