@@ -25,7 +25,7 @@ class Row:
         if importlib.util.find_spec(self.module) is None:
             pytest.skip(f"there is no {self.module}")
         module = importlib.import_module(self.module)
-        if why := getattr(module, "unsupported_reason", lambda dtype: None)(dtype):
+        if why := getattr(module, "unsupported_reason", lambda *_: None)(dtype, torch.device("cpu")):
             pytest.skip(why)
         return module
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import aida
+from helpers.backends import every_backend
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 LIMIT = {"float64": 1e-12, "float32": 1e-6}
-BACKENDS = {"eager": dict(foreach=False), "foreach": dict(foreach=True), "cpu": dict(fused=True)}
 
 
 def replay(path, arguments):
@@ -42,10 +42,11 @@ def replay(path, arguments):
         yield f"v {i}", state["exp_avg_var"].double() + eps_within, data[f"exp_avg_var_{i}"], meta["dtype"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@every_backend
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_trajectory_is_the_published_one(path, backend):
-    for what, ours, published, dtype in replay(path, BACKENDS[backend]):
+    backend.load()
+    for what, ours, published, dtype in replay(path, backend.arguments):
         worst = np.abs(ours.detach().double().numpy() - published).max()
         assert worst <= LIMIT[dtype] * np.abs(published).max(), what
 

@@ -6,13 +6,15 @@ import inspect
 import re
 import sys
 import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import aida
 import aida.monitor
-from aida.backends import contract, cpu, eager, foreach, triton
+from aida.backends import contract, eager, triton
+from helpers.backends import BACKENDS
 
 PUBLIC = [(module, name) for module in (aida, aida.monitor) for name in module.__all__]
 CLASSES = [x for name in aida.__all__ if inspect.isclass(x := getattr(aida, name))]
@@ -46,7 +48,7 @@ def undocumented():
         for method, function in vars(x).items() if inspect.isclass(x) else ():
             if not method.startswith("_") and inspect.isfunction(function) and not function.__doc__:
                 yield f"{module.__name__}.{name}.{method}"
-    for module in (contract.Backend, eager, foreach, cpu, triton):
+    for module in (contract.Backend, triton, *(import_module(row.module) for row in BACKENDS.values())):
         for function in ("gram", "stepsize_sum", "apply"):
             if not getattr(module, function).__doc__:
                 yield f"{module.__name__}.{function}"

@@ -47,6 +47,8 @@ class Layers:
     """L layers of one device and type, as plain real tensors; lists of equal length.
 
     p, g and m of a layer have one shape; v too, or is 0-dim ("pre"). apply() alone writes, to p, m and v.
+    Any strides, no elements, 0-dim and negated views occur. Nothing else of a tensor changes, its storage
+    included: after x.numpy() it could not be resized, as FSDP resizes it.
     numel: elements of each *whole* layer, of which p may be a shard; 1 where the caller has divided by them.
     """
 
@@ -91,7 +93,7 @@ class Backend(Protocol):
 
     A backend may have more:
     prepare(layers): called before each step, when nothing is written yet: makes or renews layers.prepared,
-    and raises RuntimeError for what the backend cannot step.
+    and raises RuntimeError for what the backend cannot step, with "nothing was stepped" and the fix.
     unsupported_reason(dtype, device): why parameters of a type cannot be stepped, None where they can.
     SUPPORTS_GRAD_SCALE = True: it takes s.grad_scale and s.found_inf.
     cache_block_bytes(), step(layers, rule, s): where the first is above 0, the second is called in place of

@@ -7,6 +7,7 @@ import json
 import shutil
 import struct
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from aida_bench.cli.app import app
 from aida_bench.data import cifar100, mnist
+from aida_bench.data.catalogue import DATA_SETS
 from aida_bench.data.fetch import cache_folder, sha256
 from aida_bench.data.imagenet import load_imagenet
 from aida_bench.errors import UserError
@@ -192,3 +194,17 @@ def test_data_commands(monkeypatch):
     assert "did you mean mnist" in wrong.stderr
     missing = CliRunner().invoke(app, ["data", "fetch", "imagenet"])
     assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)
+
+
+def test_data_within_a_dependency_are_always_here(monkeypatch):
+    monkeypatch.setitem(DATA_SETS, "figures", replace(DATA_SETS["digits"]))
+    monkeypatch.setitem(DATA_SETS, "absent", replace(DATA_SETS["digits"], embedded=False))
+    verified = CliRunner().invoke(app, ["data", "verify"])
+    assert [line.partition(":")[0] for line in verified.stdout.splitlines()] == ["digits", "figures"]
+    listed = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["data", "list"]).stdout
+    here = {
+        cells[1].strip(): cells[-2].strip()
+        for line in listed.splitlines()
+        if len(cells := line.split("│")) > 3
+    }
+    assert (here["figures"], here["absent"]) == ("yes", "no")

@@ -29,7 +29,7 @@ def list_() -> None:
         for name, data in DATA_SETS.items():
             content = ", ".join(f"{count:,} {split}" for split, count in data.counts.items())
             size = _size(name)
-            here = "yes" if name == "digits" else f"{size / 1e6:.1f} MB" if size else "no"
+            here = "yes" if data.embedded else f"{size / 1e6:.1f} MB" if size else "no"
             table.add_row(name, data.title, f"{content} {data.unit}".strip(), data.licence, here)
         Console().print(table)
 
@@ -46,7 +46,7 @@ def verify(names: Names = None) -> None:
     from aida_bench.data.catalogue import DATA_SETS
 
     with one_line_errors("nothing was changed."):
-        _check(names or [name for name in DATA_SETS if name == "digits" or _size(name)])
+        _check(names or [name for name, data in DATA_SETS.items() if data.embedded or _size(name)])
 
 
 def _check(names: Sequence[str]) -> None:

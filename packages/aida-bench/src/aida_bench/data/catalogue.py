@@ -10,13 +10,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DataSet:
-    """`loader` is "module:function"; `counts` are images, tokens or pairs by split, {} where they vary."""
+    """`loader` is "module:function", of (train, test), a mapping of splits, or what has it as `.splits`.
+
+    `counts` are the lengths of the splits, {} where they vary; `unit` is what they count. `embedded`: a
+    dependency contains the data, so that nothing is fetched.
+    """
 
     title: str
     loader: str
     unit: str
     counts: Mapping[str, int]
     licence: str
+    embedded: bool = False
 
     def load(self) -> dict[str, int]:
         """Load it, fetching it first if need be; return its counts. Raises UserError if it is unavailable."""
@@ -32,7 +37,7 @@ CIFAR_COUNTS = {"train": 50_000, "test": 10_000}
 DATA_SETS = {
     "digits": DataSet(
         "handwritten digits, 8x8 (UCI)", "digits:load_digits_splits", "images",
-        {"train": 1_257, "validation": 270, "test": 270}, "BSD, within scikit-learn",
+        {"train": 1_257, "validation": 270, "test": 270}, "BSD, within scikit-learn", embedded=True,
     ),
     "mnist": DataSet("MNIST", "mnist:load_mnist", "images", {"train": 60_000, "test": 10_000}, "not stated"),
     "cifar10": DataSet("CIFAR-10", "cifar10:load_cifar10", "images", CIFAR_COUNTS, "not stated"),
