@@ -278,6 +278,17 @@ def test_a_state_that_another_parameter_has_now_is_not_stepped(backend):
     assert (optimizer.state[p]["step"], optimizer.state[q]["step"]) == (1, 2)
 
 
+def test_layouts_are_kept_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(layer_cache, "MAX_LAYOUTS", 2)
+    params = parameters([(2,)] * 5)
+    optimizer = aida.Aida(params)
+    set_gradients(params, 0)
+    for i, p in enumerate(params):
+        optimizer.step_layers([(0, i, p)])
+        assert len(optimizer._layers._found) <= 3
+    assert {int(of_p["step"]) for of_p in optimizer.state.values()} == {1}
+
+
 def copied(optimizer, how):
     if how == "deepcopy":
         return copy.deepcopy(optimizer)
