@@ -146,11 +146,14 @@ format: install  ## ruff's fixes and format
 	$(BIN)/ruff format .
 
 # docs/results/coverage.md explains what is left. COVER: the tests; `-m "not gpu and not network"` adds ranks.
-COVER ?= tests/family tests/optimizers tests/backends tests/monitor tests/published tests/sharding
-coverage: install  ## which branches of src/aida its tests take
+# CASES: how many of each test, out of the middle of its parameters; all by default.
+COVER ?= tests/family tests/optimizers tests/backends tests/monitor tests/published tests/sharding \
+	tests/convert tests/integrations tests/packaging
+coverage: install  ## which branches of src/aida its tests take (COVER, CASES)
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	$(BIN)/coverage run -m pytest -q $(COVER)
+	$(if $(CASES),AIDA_TEST_CASES=$(CASES) PYTHONPATH=tools )$(BIN)/coverage run -m pytest -q \
+		$(if $(CASES),-p few_cases) $(COVER)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -32,6 +32,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import few_cases
+
 ROOT = Path(__file__).parents[1]
 # Module, and the tests that know it best: the quickest first, since a mutant's run ends at the first failure.
 MODULES = {
@@ -207,17 +209,6 @@ class FirstFailure:
             os.write(self.pipe, f"collection of {report.nodeid}".encode()[:4000])
 
 
-class FewCases:
-    """A plugin of pytest that keeps one case in the middle of each test's parameters."""
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        of_test: dict[Any, list[Any]] = {}
-        for item in items:
-            name = getattr(item, "originalname", None) or item.name
-            of_test.setdefault((item.path, item.cls, name), []).append(item)
-        items[:] = [cases[len(cases) // 2] for cases in of_test.values()]
-
-
 def run_tests(finder: Finder | None, tests: list[str], limit: float, few: bool) -> tuple[str, str, float]:
     """(outcome, first failing test, seconds) of the tests in a fork; few: of one case of each test."""
     read, write = os.pipe()
@@ -243,7 +234,7 @@ def run_tests(finder: Finder | None, tests: list[str], limit: float, few: bool) 
             "-m",
             MARKS,
         ]
-        code = pytest.main([*arguments, *tests], plugins=[FirstFailure(write), *[FewCases()] * few])
+        code = pytest.main([*arguments, *tests], plugins=[FirstFailure(write), *[few_cases] * few])
         os._exit(0 if code == 0 else 1)
     os.close(write)
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import aida
-from aida.backends import cpu, eager
+from aida.backends import cpu, eager, tensors
 from aida.backends import dispatch as choose
 from aida.backends.contract import Layers, Scalars
+from helpers.backends import BACKENDS
 
 pytestmark = pytest.mark.skipif(
     cpu.unsupported_reason(torch.float32) is not None, reason="no CPU kernel is built"
@@ -241,3 +242,28 @@ def test_a_kernel_of_another_version_is_done_without(monkeypatch):
     assert "of another version" in refused(torch.nn.Parameter(torch.zeros(3)))
     with pytest.raises(RuntimeError, match="of another version"):
         cpu.gram(layers_of([3]), scalars_of(1))
+
+
+def test_a_type_that_the_kernel_lacks_is_named():
+    assert cpu.unsupported_reason(torch.float8_e4m3fn) == "the CPU kernel has no torch.float8_e4m3fn"
+
+
+def test_a_moment_of_a_type_that_the_kernel_lacks_is_refused():
+    BACKENDS["cpu"].load()
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = aida.Aida([p], fused=True)
+    optimizer.step()
+    optimizer.state[p]["exp_avg"] = torch.zeros(3, dtype=torch.float8_e4m3fn)
+    with pytest.raises(RuntimeError, match=r"exp_avg of layer 0 of its group is torch\.float8_e4m3fn, which"):
+        optimizer.step()
+    assert float(optimizer.state[p]["step"]) == 1
+
+
+@pytest.mark.parametrize("layout", ["strided", "sparse"])
+def test_without_the_library_tensors_are_described_one_by_one(layout, monkeypatch):
+    monkeypatch.setattr(tensors, "_api", lambda: None)
+    x = torch.ones(3, 2) if layout == "strided" else torch.ones(3, 2).to_sparse()
+    found = tensors.describe([x])
+    assert found.same(tensors.describe([x]))
+    assert not found.same(tensors.describe([x.to_dense().t()]))

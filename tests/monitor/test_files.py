@@ -14,6 +14,7 @@ from torch import nn
 import aida
 from aida.monitor import CSV, JSONL, Memory, StepsizeMonitor, TensorBoard, WandB
 from aida.monitor.plots.series import apart
+from aida.monitor.sinks import needed
 from aida_bench.report.read_stepsizes import read_runs
 from helpers.members import train
 
@@ -275,3 +276,47 @@ def test_what_is_missing_says_what_to_install(monkeypatch, module, use, said):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match=said):
         use()
+
+
+def test_a_record_without_layers_leaves_a_table_alone(tmp_path):
+    CSV(tmp_path / "rows.csv").write([{"kind": "spread", "step": 1, "layers": 0}])
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_only_the_last_of_two_halves_of_records_is_cut_off(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    halves = [{"kind": "stepsize", "run": run, "step": 1} for run in ("first", "second", "second")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in halves))
+    whole = [{"kind": "stepsize", "run": "third", "step": 1}, {"kind": "spread", "run": "third", "step": 1}]
+    with pytest.warns(UserWarning, match="ended in half a record"):
+        JSONL(path).write(whole)
+    assert [row["run"] for row in rows_of(path)] == ["first", "third", "third"]
+
+
+def test_a_module_that_lacks_another_one_is_not_said_to_be_missing(tmp_path, monkeypatch):
+    (tmp_path / "half_installed.py").write_text("import of_which_there_is_nothing")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'of_which_there_is_nothing'"):
+        needed("half_installed", "half-installed", "a test")
+
+
+def test_a_layer_without_a_histogram_has_its_scalars_alone():
+    logged = []
+
+    class Writer:
+        def add_scalar(self, tag, x, step):
+            logged.append(tag)
+
+        def add_histogram_raw(self, tag, **numbers):
+            logged.append(tag)
+
+        def flush(self):
+            pass
+
+    p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = aida.Aida([("p", p), ("q", q)])
+    with StepsizeMonitor(optimizer, every=1, sinks=TensorBoard(Writer())):
+        p.grad, q.grad = torch.ones(2), torch.full((2,), torch.nan)
+        optimizer.step()
+    assert {"stepsize/p", "stepsize_mean/p", "stepsize_mean/q"} <= {*logged}
+    assert "stepsize/q" not in logged

@@ -1,11 +1,14 @@
 """Layerwise stepsizes against their formulas, written out in float64."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import Parameter
 
 import aida
 from aida.monitor import layer_stepsizes, watchable
+from aida.monitor.measures import percentile
+from aida.monitor.schema import PER_OCTAVE
 from helpers.members import CASES, MEMBERS, name, parameters, set_gradients, snapshot, train
 
 EPS = 1e-6
@@ -109,3 +112,7 @@ def test_half_precision_and_complex_layers_are_measured(cls):
     rows = layer_stepsizes(optimizer)
     assert [row["numel"] for row in rows] == [4, 4]
     assert all(0 < row["mean"] < 317 for row in rows)
+
+
+def test_the_lowest_percentile_lies_at_the_first_bin_that_has_something():
+    assert percentile(np.array([0, 0, 3, 1]), 0.0, 0) == pytest.approx(2 ** (2 / PER_OCTAVE))

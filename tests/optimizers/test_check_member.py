@@ -10,6 +10,8 @@ import torch
 
 import aida
 from aida import Hyperparameter, check_member
+from aida.check.contracts import check_groups
+from aida.check.subject import Subject
 from aida.monitor import DEFINITIONS
 from aida.monitor.definitions import definition_for
 from helpers.members import OWN, SHARED, name
@@ -225,3 +227,25 @@ def test_what_cannot_be_checked_is_refused():
         check_member(Constant([torch.nn.Parameter(torch.ones(2))]))
     with pytest.raises(TypeError, match=r"^check_member sets 'fused' itself: leave it out$"):
         check_member(aida.Aida, fused=True)
+
+
+def test_a_hyperparameter_of_one_value_is_not_compared_between_groups():
+    class Fixed(aida.Layerwise):
+        own: ClassVar = dict(power=Hyperparameter(1.0, ge=1, le=1))
+        rule = staticmethod(lambda gg, mm, *, power: (1.0, 0.5**power))
+
+    check_groups(Subject(Fixed, {}))
+    with pytest.raises(RuntimeError, match="steps two groups with power"):
+        check_groups(Subject(Unlike, {}))
+
+
+class Unlike(aida.Layerwise):
+    """Reads what the other group has."""
+
+    own: ClassVar = dict(power=Hyperparameter(1.0, ge=1, le=2))
+    seen: ClassVar[list] = []
+
+    @staticmethod
+    def rule(gg, *, power):
+        Unlike.seen.append(power)
+        return 1.0, 0.5 ** max(Unlike.seen[-2:])

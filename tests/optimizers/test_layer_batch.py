@@ -15,9 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from torch.nn import Parameter
 
+import aida
+from aida.backends import cpu
+from aida.backends.cpu import counts
+from aida.optimizers import layer_cache
+from aida.optimizers.layer_batch import gather
 from helpers.backends import BACKENDS, every_backend
 from helpers.edits import EDITS, PLACES, edit, everything, replace, step_alike
-from helpers.members import MEMBERS, OWN
+from helpers.members import MEMBERS, OWN, parameters, set_gradients, train
 
 EXAMPLES = int(os.environ.get("AIDA_FUZZ_EXAMPLES", "3"))
 SHAPES = [(3, 4), (5,), (2, 3, 2, 2), (), (0,)]
@@ -232,6 +237,56 @@ class Twins(RuleBasedStateMachine):
                 group["lr"] = 0.01
         assert everything(self.twins[0]) == everything(self.twins[1])
         self.gradients(255)
+
+
+@every_backend
+@pytest.mark.parametrize("without", [(), (1,)], ids=["all have a gradient", "some have"])
+def test_an_unchanged_step_gathers_nothing(backend, without, monkeypatch):
+    backend.load()
+    gathered = []
+    monkeypatch.setattr(layer_cache, "gather", lambda *given: gathered.append(1) or gather(*given))
+    params = parameters([(4, 3), (5,), (2, 2)])
+    optimizer = aida.Aida([{"params": params[:2]}, {"params": params[2:]}], **backend.arguments)
+    for t in range(3):
+        set_gradients(params, t)
+        for i in without:
+            params[i].grad = None
+        optimizer.step()
+    assert len(gathered) == len(optimizer.param_groups)
+
+
+def test_the_kernel_reads_all_counters_of_a_kept_batch_at_once(monkeypatch):
+    BACKENDS["cpu"].load()
+    read = []
+    monkeypatch.setattr(cpu, "counts", lambda addresses: read.append(len(addresses)) or counts(addresses))
+    optimizer = aida.Aida(parameters(), fused=True)
+    train(optimizer, range(3))
+    assert read == [3, 3, 3]
+
+
+@every_backend
+def test_a_state_that_another_parameter_has_now_is_not_stepped(backend):
+    """The same dictionaries, in the same order, under other keys."""
+    backend.load()
+    p, q = parameters([(4, 3), (4, 3)])
+    optimizer = aida.Aida([p, q], **backend.arguments)
+    p.grad = torch.ones(4, 3)
+    optimizer.step()
+    optimizer.step()
+    optimizer.state[q] = optimizer.state.pop(p)
+    optimizer.step()
+    assert (optimizer.state[p]["step"], optimizer.state[q]["step"]) == (1, 2)
+
+
+def test_layouts_are_kept_up_to_a_limit(monkeypatch):
+    monkeypatch.setattr(layer_cache, "MAX_LAYOUTS", 2)
+    params = parameters([(2,)] * 5)
+    optimizer = aida.Aida(params)
+    set_gradients(params, 0)
+    for i, p in enumerate(params):
+        optimizer.step_layers([(0, i, p)])
+        assert len(optimizer._layers._found) <= 3
+    assert {int(of_p["step"]) for of_p in optimizer.state.values()} == {1}
 
 
 def copied(optimizer, how):

@@ -8,6 +8,7 @@ from torch.nn import Parameter
 import aida
 from aida.backends import rounding
 from aida.optimizers import shared_layers
+from aida.optimizers.layers import Layering
 from helpers.backends import every_backend
 from helpers.layered import LAYERS, NAMES, SHARED, Twin, gradients, groups_of, mixed, parameters
 from helpers.members import OWN, assert_bitwise, assert_near, set_gradients, snapshot, train
@@ -62,21 +63,36 @@ def test_the_twin_sees_a_wrong_sum(cls, own, wrong, monkeypatch):
         assert_near(params, [*twin.p.values()], 1e-6)
 
 
+@pytest.mark.parametrize("of", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_every_tensor_of_a_layer_has_the_sum_of_all(of):
+    """Layers of three tensors, of two and of one, over two tables."""
+    keys = [["a", "b", None, "a"], ["b", "c", "a"]]
+    tables = [of([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]]), of([[5.0, 50], [6.0, 60], [7.0, 70]])]
+    shared_layers.add_up([*zip(keys, tables, strict=True)], {}, Layering())
+    assert [table.tolist() for table in tables] == [
+        [[12, 120], [7, 70], [3, 30], [12, 120]],
+        [[7, 70], [6, 60], [12, 120]],
+    ]
+
+
 @every_backend
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
 @every_case
 def test_slices_are_parameters_of_their_own_to_the_bit(cls, own, dtype, backend):
     backend.load(dtype)
     generator = torch.Generator().manual_seed(4)
-    whole = Parameter(
-        torch.randn(40, 1000, generator=generator).to(dtype)
-    )  # of several blocks of the kernels
+    drawn = torch.complex64 if dtype.is_complex else torch.float32
+
+    def normal():  # of several blocks of the kernels
+        return torch.randn(40, 1000, generator=generator, dtype=drawn).to(dtype)
+
+    whole = Parameter(normal())
     apart = [Parameter(x.clone()) for x in whole.detach().split([30, 1, 9])]
     cuts = [slice(0, 30), 30, slice(31, 40)]
     arguments = dict(weight_decay=0.1, **SHARED, **own, **backend.arguments)
     one, many = cls([whole], layers=lambda name, p: cuts, **arguments), cls(apart, **arguments)
     for _ in range(3):
-        whole.grad = torch.randn(40, 1000, generator=generator).to(dtype)
+        whole.grad = normal()
         for p, g in zip(apart, whole.grad.split([30, 1, 9]), strict=True):
             p.grad = g
         one.step()

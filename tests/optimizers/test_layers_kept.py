@@ -138,6 +138,7 @@ def test_parameters_that_come_later_are_asked_of():
 
     first, second = Parameter(torch.ones(3)), Parameter(torch.ones(2))
     optimizer = aida.Aida([("first", first)], layers=together, **SHARED)
+    assert not optimizer.layering.shares
     train(optimizer, range(1, 3))
     assert asked == [("first", (3,))]
     optimizer.add_param_group({"params": [("second", second)]})
@@ -156,6 +157,7 @@ def test_parameters_that_come_later_are_asked_of():
     optimizer.param_groups[1]["params"] = [replaced := Parameter(torch.ones(4))]
     replaced.grad = torch.ones(4)
     optimizer.step()
+    assert optimizer.layering.members("all") == [first, replaced]
     assert asked == [("first", (3,)), ("second", (2,)), ("second", (4,))]
 
 
@@ -191,6 +193,8 @@ def test_a_compiled_step_has_the_same_layers(cls, layers):
         (ValueError, [slice(0, 4, 2), slice(1, 4, 2)], r"gave the slice slice\(0, 4, 2\)"),
         (ValueError, [slice(0, 4), 4], "gave the slice 4 "),
         (ValueError, [slice(0, 4), slice(4, 5)], r"gave the slice slice\(4, 5, None\)"),
+        (ValueError, [False, slice(1, 4)], "gave the slice False "),
+        (ValueError, ["rows", slice(1, 4)], "gave the slice 'rows' "),
         (ValueError, [np.s_[0, 0, 0]], r"gave the slice \(0, 0, 0\)"),
         (TypeError, 3, "gave 3 for parameter w of shape"),
         (TypeError, slice(0, 4), r"gave slice\(0, 4, None\)"),

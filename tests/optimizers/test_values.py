@@ -341,3 +341,15 @@ def test_what_is_drawn_from_the_range_is_kept(data):
     check_group(group, EVERY.hyperparameters)
     assert all(group[name] == exact(given[name]) for name in ("eps", "weight_decay", "xi", "K", "seed"))
     assert group["betas"] == tuple(map(float, given["betas"]))
+
+
+def test_a_value_without_numbers_is_shown_by_its_shape():
+    with pytest.raises(ValueError, match=r"^Invalid eps value: \(2,\); it must be"):
+        aida.Aida([torch.nn.Parameter(torch.ones(1))], eps=torch.ones(2, device="meta"))
+
+
+def test_a_group_that_is_none_is_refused_as_by_torch():
+    optimizer = aida.Aida([torch.nn.Parameter(torch.ones(1))])
+    with pytest.raises(TypeError, match="param_group must be a dict"):
+        optimizer.add_param_group([torch.nn.Parameter(torch.ones(1))])
+    assert len(optimizer.param_groups) == 1

@@ -3,14 +3,17 @@
 The text is what a reader sees, so that it is compared word for word. "it" stands for an optimizer of "model".
 """
 
+import gc
 import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import Parameter
 
 import aida
 from aida import monitor
+from helpers.backends import every_backend
 from helpers.members import train
 
 SGD = "torch.optim.SGD(model.parameters())"
@@ -189,3 +192,40 @@ def test_what_is_right_says_nothing():
 def test_there_are_thirty_at_least():
     assert len(CASES) >= 30
     assert len({text for _, _, text in CASES}) == len(CASES)
+
+
+def test_a_backward_whose_optimizer_is_gone_says_so():
+    model = torch.nn.Linear(3, 2)
+    optimizer = aida.Aida(model.parameters())
+    handle = aida.release_gradients(optimizer, model)
+    del optimizer
+    gc.collect()
+    with pytest.raises(RuntimeError, match="the optimizer that release_gradients stepped is gone"):
+        model(torch.ones(1, 3)).sum().backward()
+    handle.remove()
+    model(torch.ones(1, 3)).sum().backward()
+
+
+def test_gradients_are_averaged_over_one_process_group():
+    model = torch.nn.Linear(3, 2)
+    optimizer = aida.Aida(model.parameters())
+    handle = aida.release_gradients(optimizer, model)
+    with pytest.raises(ValueError, match="at work on this optimizer with another process_group"):
+        aida.release_gradients(optimizer, model, process_group=object())
+    assert aida.release_gradients(optimizer, model) is handle
+
+
+@every_backend
+def test_a_parameter_of_8_bits_is_refused(backend):
+    backend.load()
+    p, q = Parameter(torch.ones(3)), Parameter(torch.ones(3).to(torch.float8_e4m3fn), requires_grad=False)
+    p.grad, q.grad = torch.ones(3), torch.zeros_like(q)
+    optimizer = aida.Aida([p, q], **backend.arguments)
+    with pytest.raises(
+        RuntimeError, match=r"^Aida cannot step parameters of 8 bits \(parameter 1 of its group"
+    ):
+        optimizer.step()
+    assert not optimizer.state
+    assert p.tolist() == [1, 1, 1]
+    q.grad = None
+    optimizer.step()

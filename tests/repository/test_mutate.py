@@ -1,7 +1,7 @@
 """`make mutate` changes one place at a time, and finds what a test does not see."""
 
 import ast
-import importlib.util
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -33,10 +33,9 @@ CHANGES = [
 
 @pytest.fixture(scope="module")
 def mutate():
-    spec = importlib.util.spec_from_file_location("mutate", ROOT / "tools" / "mutate.py")
-    module = sys.modules["mutate"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools")
+        return importlib.import_module("mutate")
 
 
 def test_every_kind_of_change_is_made_alone(mutate):

@@ -132,6 +132,17 @@ def a_monitor_of_an_fsdp2_model_writes_on_rank_0_alone():
 
 
 @on_ranks(2)
+def rows_of_all_ranks_have_one_name_of_a_run():
+    _, optimizer = run(aida.Aida, steps=2)
+    with StepsizeMonitor(optimizer, every=1, all_ranks=True) as monitor:
+        optimizer.step()
+    names = [{row["run"] for row in monitor.rows}] * dist.get_world_size()
+    dist.all_gather_object(names, names[0])
+    assert names[0] == names[1]
+    assert len(names[0]) == 1
+
+
+@on_ranks(2)
 def a_layer_that_fails_on_one_rank_is_dropped_on_all_and_no_rank_waits_for_ever():
     _, optimizer = run(aida.Aida, init_device_mesh("cpu", (2,)), (Shard(0),), steps=2)
     rank = dist.get_rank()

@@ -13,7 +13,15 @@ MOMENTS = ("exp_avg", "exp_avg_var")
 
 
 def check_layout(i: int, p: Tensor, g: Tensor, who: str) -> None:
-    """Raise RuntimeError for a sparse gradient or parameter. i: p's place in its group, of `who`."""
+    """Raise RuntimeError for a sparse gradient or parameter, and for 8 bits, which torch cannot widen.
+
+    i: p's place in its group, of `who`.
+    """
+    if p.is_floating_point() and p.dtype.itemsize == 1:
+        raise RuntimeError(
+            f"{who} cannot step parameters of 8 bits (parameter {i} of its group is {p.dtype}): nothing was "
+            "stepped; keep it in torch.bfloat16 or a wider type, or freeze it by requires_grad_(False)"
+        )
     if g.layout is not torch.strided or p.layout is not torch.strided:
         raise RuntimeError(
             f"{who} does not support sparse gradients or parameters (parameter {i} of its group is "

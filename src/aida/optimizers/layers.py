@@ -50,7 +50,7 @@ class Slice:
         """As one would index the parameter: [0:64], or [:, 0:64]."""
         pairs = zip(self.box, self.param.shape, strict=True)
         shown = [":" if (start, stop) == (0, n) else f"{start}:{stop}" for (start, stop), n in pairs]
-        while len(shown) > 1 and shown[-1] == ":":
+        while shown[-1] == ":":  # not all are: it is a part
             shown.pop()
         return f"[{', '.join(shown)}]"
 
