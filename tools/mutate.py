@@ -66,7 +66,10 @@ MODULES = {
     **{
         name: (
             f"aida.optimizers.{name}",
-            ["tests/optimizers/test_layers.py", "tests/optimizers/test_layers_kept.py"],
+            [
+                "tests/optimizers/test_layers_kept.py", "tests/monitor/test_layers.py",
+                "tests/optimizers/test_layers.py",
+            ],
         )
         for name in ("layers", "shared_layers")
     },

@@ -235,3 +235,11 @@ def test_one_slice_of_all_is_the_tensor():
     optimizer = aida.LAida([p], layers=lambda name, p: [slice(0, 4)])
     train(optimizer, range(1, 2))
     assert optimizer.state[p]["exp_avg_var"].shape == ()
+
+
+def test_a_parameter_that_a_lazy_module_has_yet_to_make_has_no_layer_yet():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LazyLinear(2))
+    optimizer = aida.Aida(model.named_parameters(), layers="module")
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert optimizer.layering.members("1") == [model[1].weight, model[1].bias]
