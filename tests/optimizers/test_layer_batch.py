@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from torch.nn import Parameter
 
 import aida
-from aida.backends import cpu
-from aida.backends.cpu import counts
+from aida.backends import tensors
+from aida.backends.tensors import counts
 from aida.optimizers import layer_cache
 from aida.optimizers.layer_batch import gather
 from helpers.backends import BACKENDS, every_backend
@@ -258,7 +258,7 @@ def test_an_unchanged_step_gathers_nothing(backend, without, monkeypatch):
 def test_the_kernel_reads_all_counters_of_a_kept_batch_at_once(monkeypatch):
     BACKENDS["cpu"].load()
     read = []
-    monkeypatch.setattr(cpu, "counts", lambda addresses: read.append(len(addresses)) or counts(addresses))
+    monkeypatch.setattr(tensors, "counts", lambda counters: read.append(len(counters)) or counts(counters))
     optimizer = aida.Aida(parameters(), fused=True)
     train(optimizer, range(3))
     assert read == [3, 3, 3]
