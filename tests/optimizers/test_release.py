@@ -121,6 +121,19 @@ def test_step_raises_until_removed():
     assert len(members.snapshot(optimizer)) > len(before)
 
 
+def test_a_handle_ends_its_own_release_alone():
+    net = model()
+    optimizer = aida.Aida(net.parameters(), lr=1e-2)
+    first = aida.release_gradients(optimizer, net)
+    first.remove()
+    with aida.release_gradients(optimizer, net) as second:
+        first.remove()
+        assert optimizer.released_by is second
+        backward(net, 0)
+        assert float(optimizer.state[net[0].weight]["step"]) == 1
+    assert optimizer.released_by is None
+
+
 def test_models_that_cannot_be_released_are_refused():
     net = model()
     with pytest.raises(TypeError, match="not Adam"):
@@ -376,7 +389,8 @@ for name in sorted(dir(torch.Tensor)):
         except Exception:
             pass
 net.weight.grad = grad
-for act in (net.share_memory, lambda: torch.save(grad, "/dev/null"), lambda: grad + 1, lambda: grad.tolist()):
+for act in (net.share_memory, lambda: torch.save(grad, "/dev/null"), lambda: grad + 1, lambda: grad.tolist(),
+            lambda: torch.nn.Parameter(grad)):
     try:
         act()
     except RuntimeError as error:
