@@ -247,6 +247,8 @@ def a_rank_outside_of_the_mesh_sends_nothing_and_waits_for_nobody():
     params = [nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))]
     groups = sharding.process_groups(params[0])
     assert [group.size() for group in groups] == ([2] if dist.get_rank() < 2 else [])
+    start = sharding.start(params[0], sharding.shard(params[0]))
+    assert start == (2 * dist.get_rank(), 0) if dist.get_rank() < 2 else not any(start)
     optimizer = aida.Aida(params, lr=0.1)
     if dist.get_rank() < 2:
         params[0].grad = distribute_tensor(torch.arange(12.0).view(4, 3), mesh, [Shard(0)])
