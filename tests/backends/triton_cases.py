@@ -224,6 +224,12 @@ def test_addresses_are_uploaded_when_they_have_changed(monkeypatch):
     triton.prepare(x)
     assert uploads == [[t.data_ptr() for t in (x.p[0], x.g[0], x.m[0], x.v[0])]]
     assert not torch.equal(triton.gram(x, scalars(n=1)), first)
+    assert x.prepared.layout.aligned == [True]
+    x.g[0] = torch.cat([x.g[0], -x.g[0]])[5:]  # 40 bytes behind what is aligned to 16
+    x.addresses = torch.tensor([[of[0].data_ptr()] for of in (x.p, x.g, x.m, x.v)]).numpy()
+    triton.prepare(x)
+    assert x.prepared.layout.aligned == [False]
+    assert max(both(x, (1.0, 1.0), scalars(n=1))[1]) <= 1e-14
 
 
 def test_tables_of_a_capture_serve_no_later_step(monkeypatch):

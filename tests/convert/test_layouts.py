@@ -256,3 +256,15 @@ def test_a_state_from_another_device_goes_to_the_parameters():
             s["exp_avg"], s["exp_avg_var"] = s["exp_avg"].cuda(), s["exp_avg_var"].cuda()
         optimizer.load_state_dict(aida.convert_state(state, optimizer))
         train(optimizer, range(2))
+
+
+def test_a_group_of_new_parameters_alone_keeps_its_own_values():
+    old, new = model(), model()
+    source = timm(old.named_parameters(), weight_decay=0.1)
+    train(source, range(2))
+    head = [("head", torch.nn.Parameter(torch.ones(2).double()))]
+    groups = [{"params": new.named_parameters()}, {"params": head, "lr": 0.5, "weight_decay": 0.3}]
+    optimizer = aida.AdaBelief(groups, lr=0.25)
+    with pytest.warns(UserWarning, match="has no 'head': what is not there begins anew"):
+        optimizer.load_state_dict(aida.convert_state(source.state_dict(), optimizer))
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(1e-2, 0.1), (0.5, 0.3)]

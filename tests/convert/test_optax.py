@@ -167,3 +167,19 @@ def test_bfloat16_arrays_are_read():
     torch.testing.assert_close(
         made["state"][0]["exp_avg"].float(), torch.full((4, 3), 0.1), rtol=4e-3, atol=0
     )
+
+
+def test_leaves_of_none_have_no_state_and_tensors_are_taken_as_they_are():
+    """As masked transforms leave them, and checkpoints that torch has written."""
+    mu = tree([torch.full(s, 0.1, requires_grad=True) for s in SHAPES])
+    nu = tree([torch.full(s, 0.2) for s in SHAPES])
+    mu["layer"]["none"] = nu["layer"]["none"] = None
+    named = [*zip(names(len(SHAPES)), parameters(SHAPES), strict=True)]
+    extra = ("layer.none", torch.nn.Parameter(torch.ones(2)))
+    optimizer = aida.AdaBelief([*named, extra])
+    with pytest.warns(UserWarning, match="the saved state has no 'layer.none'"):
+        made = aida.convert_state(ScaleByBeliefState(3, mu, nu), optimizer, **TOLD)
+    assert sorted(made["state"]) == [*range(len(SHAPES))]
+    for i, state in made["state"].items():
+        assert torch.equal(state["exp_avg"], torch.full(SHAPES[i], 0.1))
+        assert not state["exp_avg"].requires_grad

@@ -320,3 +320,36 @@ def test_a_layer_without_a_histogram_has_its_scalars_alone():
         optimizer.step()
     assert {"stepsize/p", "stepsize_mean/p", "stepsize_mean/q"} <= {*logged}
     assert "stepsize/q" not in logged
+
+
+def test_a_run_without_a_histogram_logs_its_scalars_to_weights_and_biases():
+    logged = []
+
+    class Run:
+        def define_metric(self, *names, **options):
+            pass
+
+        def log(self, values):
+            logged.append(values)
+
+    p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = aida.Aida([("p", p), ("q", q)])
+    with StepsizeMonitor(optimizer, every=1, sinks=WandB(Run())):
+        p.grad, q.grad = torch.ones(2), torch.full((2,), torch.nan)
+        optimizer.step()
+    (values,) = logged
+    assert sum(values["stepsizes/histogram/p"].histogram) == 2
+    assert {"stepsizes/stepsize_mean/p", "stepsizes/stepsize_mean/q"} <= {*values}
+    assert "stepsizes/histogram/q" not in values
+
+
+@pytest.mark.parametrize("form", SINKS)
+def test_a_file_that_is_replaced_or_not_there_has_no_run_to_go_on_with(tmp_path, form):
+    path = tmp_path / f"rows.{form}"
+    assert SINKS[form](path).last(None) is None
+    _, saved = record(str(path))
+    assert int(SINKS[form](path).last(None)["step"]) == 2
+    assert SINKS[form](path, mode="w").last(None) is None
+    first = rows_of(path)[0]["run"]
+    record(SINKS[form](path, mode="w"), range(2, 4), saved=saved)
+    assert first not in {row["run"] for row in rows_of(path)}

@@ -118,7 +118,7 @@ def test_the_time_is_the_step_where_not_every_row_has_an_epoch():
         plots.by_layer({"a": old, "b": steps}, "cos")
 
 
-@pytest.mark.parametrize("field", ["cos", "update_ratio", "capped", "g_norm"])
+@pytest.mark.parametrize("field", ["cos", "update_ratio", "capped", "g_norm", "mean"])
 def test_a_measure_by_layer(field):
     figure = plots.by_layer({"a": ROWS, "b": list(run(3, (1, 2, 3), seed=1))}, field)
     measure = plots.MEASURES[field]
@@ -386,3 +386,8 @@ def test_runs_of_one_list_are_kept_apart_and_a_resumed_one_goes_on():
     assert [len(axes.lines) for axes in plots.by_layer(rows, "cos").axes] == [2, 2]
     gan = [*of("c", (10,), optimizer="Aida 0"), *of("d", (10,), optimizer="Adam 1")]
     assert list(named(gan)) == ["Aida 0", "Adam 1"]
+
+
+def test_panels_beyond_the_layers_are_blank():
+    figure = plots.ridges(list(run(4, (1, 2))))
+    assert [axes.axison for axes in figure.axes] == [True] * 4 + [False] * 2

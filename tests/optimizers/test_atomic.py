@@ -9,6 +9,7 @@ import torch
 from torch.nn import Parameter
 
 import aida
+from aida.optimizers.waves import Worked, waves_of
 from helpers.backends import every_backend
 from helpers.edits import everything, outcome
 from helpers.members import MEMBERS, OWN, assert_bitwise, parameters, set_gradients, snapshot, train
@@ -345,3 +346,14 @@ def test_the_message_about_sparse_gradients_names_the_module_argument():
         RuntimeError, match=r"Aida does not support sparse gradients.*build the layer with sparse=False"
     ):
         optimizer.step()
+
+
+def test_what_one_layer_has_inside_of_its_span_hides_no_other_layer():
+    """v lies between the elements of p, and another parameter after v, still inside of p's span."""
+    memory = torch.zeros(8)
+    p, v, q = Parameter(memory[::7]), memory[1], Parameter(memory[3:5])
+    m, n, w = torch.zeros(2), torch.zeros(2), torch.zeros(2)
+    layers = [Worked(p, (p, m, m, v), False), Worked(q, (q, n, n, w), False)]
+    assert waves_of(layers) == ([1, 0], [0, 0])
+    apart = Worked(q, (torch.zeros(2), n, n, w), False)
+    assert waves_of([layers[0], apart]) == ([0, 0], [0, 0])

@@ -84,3 +84,12 @@ def test_a_copy_and_a_checkpoint_know_nothing_of_the_scaler(info):
     twin = copy.deepcopy(optimizer)
     train(twin, [0])
     assert {int(s["step"]) for s in twin.state.values()} == {1}
+
+
+@every_kind
+def test_found_inf_of_0_without_a_scale_is_a_plain_step(kind):
+    plain, told = (make(INFOS[0], kind, torch.float32, {}) for _ in range(2))
+    told.found_inf = torch.zeros(())
+    for optimizer in (plain, told):
+        train(optimizer, range(3))
+    assert_bitwise(snapshot(told), snapshot(plain))

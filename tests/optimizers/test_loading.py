@@ -320,3 +320,17 @@ def test_a_type_in_an_older_state_is_read(old):
 @pytest.mark.parametrize(("fused", "foreach"), [(None, None), (False, None), (None, True), (None, False)])
 def test_amp_scaling_is_left_to_the_scaler_unless_fused_is_asked_for(fused, foreach):
     assert not aida.Aida(parameters(), fused=fused, foreach=foreach)._step_supports_amp_scaling
+
+
+def test_a_step_that_makes_the_state_keeps_what_is_there():
+    """Checkpoint tools take it with lr 0 and gradients of zero, after a user has put a state there."""
+    p, q = parameters([(3,), (2,)])
+    optimizer = aida.Aida([p, q], lr=0.0)
+    optimizer.state[p] = own = {name: torch.ones(3) for name in ("exp_avg", "exp_avg_var")}
+    own["step"] = torch.tensor(7.0)
+    p.grad, q.grad = torch.zeros(3), torch.zeros(2)
+    optimizer.step()
+    assert optimizer.state[p] is own
+    assert float(own["step"]) == 7
+    assert own["exp_avg"].tolist() == own["exp_avg_var"].tolist() == [1, 1, 1]
+    assert float(optimizer.state[q]["step"]) == 0

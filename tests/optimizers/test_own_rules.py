@@ -10,6 +10,7 @@ import torch
 from torch.nn import Parameter
 
 import aida
+from aida.optimizers.define import show_arguments
 from helpers.backends import every_backend
 from helpers.edits import everything
 from helpers.members import assert_near, parameters, set_gradients, snapshot, train
@@ -224,3 +225,13 @@ def test_a_rule_that_mixes_layers_is_refused_where_it_cannot_be_exact():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(Mixing(model.parameters()), range(2))
+
+
+def test_a_docstring_tells_the_arguments_of_the_base_once():
+    title = "Arguments of every optimizer of the family:"
+    assert aida.Aida.__doc__.count(title) == 1
+    assert type("Again", (aida.Aida,), {"__doc__": aida.Aida.__doc__}).__doc__ == aida.Aida.__doc__
+    own = type("Own", (), {"__doc__": "Its own.", "__signature__": None})
+    for base in (type("Bare", (), {"__doc__": "A base."}), type("Without", (), {})):  # as python -OO has it
+        show_arguments(own, base, {})
+        assert own.__doc__ == "Its own."

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import aida
+from aida import sharding
 from helpers.members import snapshot
 from helpers.sharding.common import (
     LIMIT,
@@ -218,3 +219,51 @@ def groups_may_be_removed_moved_and_added():
     optimizer.param_groups.append({**optimizer.param_groups[0], "params": [nn.Parameter(torch.ones(7, 7))]})
     step()
     assert [float(s["step"]) for s in optimizer.state.values()] == [1, 4, 4, 4, 1, 1]
+
+
+@on_ranks(2)
+def a_backward_that_reaches_no_layer_of_the_optimizer_sends_nothing():
+    """Its parameters have left the groups between zero_grad() and the end of backward."""
+    model = nn.Linear(4, 4)
+    optimizer = aida.Aida(model.parameters(), lr=0.1)
+    with aida.release_gradients(optimizer, model, process_group=dist.group.WORLD):
+        optimizer.zero_grad()
+        output = model(batch(0, features=4)).sum()
+        params, optimizer.param_groups[0]["params"] = optimizer.param_groups[0]["params"], []
+        with CommDebugMode() as messages:
+            output.backward()
+        assert messages.get_total_counts() == 0
+        assert not optimizer.state
+        optimizer.param_groups[0]["params"] = params
+        optimizer.zero_grad()
+        model(mine(batch(0, features=4))).sum().backward()
+    assert {float(of_p["step"]) for of_p in optimizer.state.values()} == {1}
+    assert equal_on_ranks(model.parameters())
+
+
+@on_ranks(3)
+def a_rank_outside_of_the_mesh_sends_nothing_and_waits_for_nobody():
+    mesh = DeviceMesh("cpu", [0, 1])
+    params = [nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))]
+    groups = sharding.process_groups(params[0])
+    assert [group.size() for group in groups] == ([2] if dist.get_rank() < 2 else [])
+    start = sharding.start(params[0], sharding.shard(params[0]))
+    assert start == (2 * dist.get_rank(), 0) if dist.get_rank() < 2 else not any(start)
+    optimizer = aida.Aida(params, lr=0.1)
+    if dist.get_rank() < 2:
+        params[0].grad = distribute_tensor(torch.arange(12.0).view(4, 3), mesh, [Shard(0)])
+    with CommDebugMode() as messages:
+        optimizer.step()
+    assert (messages.get_total_counts() > 0) == (dist.get_rank() < 2)
+
+
+@on_ranks(2)
+def a_step_without_gradients_warns_where_something_is_trained():
+    p, q = nn.Parameter(torch.ones(3), requires_grad=False), nn.Parameter(torch.ones(0))
+    optimizer = aida.Aida([p, q])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+    p.requires_grad_(True)
+    with pytest.warns(UserWarning, match="none of the optimizer's 1 parameters has a gradient"):
+        optimizer.step()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 GONE = (
@@ -43,8 +42,6 @@ class FreedGradient(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten.detach.default:  # what assigning p.grad does
-            return args[0]
         raise RuntimeError(GONE)
 
 
