@@ -262,8 +262,9 @@ def test_a_moment_of_a_type_that_the_kernel_lacks_is_refused():
 
 @pytest.mark.parametrize("layout", ["strided", "sparse"])
 def test_without_the_library_tensors_are_described_one_by_one(layout, monkeypatch):
-    monkeypatch.setattr(tensors, "_api", lambda: None)
+    monkeypatch.setattr(tensors, "tensor_api", lambda: None)
     x = torch.ones(3, 2) if layout == "strided" else torch.ones(3, 2).to_sparse()
-    found = tensors.describe([x])
-    assert found.same(tensors.describe([x]))
-    assert not found.same(tensors.describe([x.to_dense().t()]))
+    every = slice(0, 1)
+    found = tensors.describe([x], [], [], every)
+    assert found.same(tensors.describe([x], [], [], every))
+    assert not found.same(tensors.describe([x.to_dense().t()], [], [], every))

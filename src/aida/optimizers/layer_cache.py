@@ -160,7 +160,7 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
         return False
     addresses = described.addresses[len(grads) : 2 * len(grads)]
     for batch in found.batches:
-        _renew(batch, found.described, grads, addresses)
+        _renew(batch, grads, addresses)
     return True
 
 
@@ -171,12 +171,10 @@ def _describe(
     return memory.describe([*params, *grads], states, WRITTEN, slice(len(params), 2 * len(params)))
 
 
-def _renew(batch: LayerBatch, before: memory.Described, grads: list[Tensor], addresses: np.ndarray) -> None:
-    """Take over the gradients of a group and their addresses. before: what was first found."""
+def _renew(batch: LayerBatch, grads: list[Tensor], addresses: np.ndarray) -> None:
+    """Take over the gradients of a group and their addresses."""
     layers = batch.layers
-    if layers.addresses is None:
-        p, _, *kept = before.addresses.reshape(5, -1)
-        layers.addresses = np.stack([p, addresses, *np.reshape(kept, (-1, 3)).T[:2]])[:, batch.places]
+    assert layers.addresses is not None
     whole = len(batch.places) == len(grads)
     layers.g = grads if whole else [grads[i] for i in batch.places]
     layers.addresses[1] = addresses if whole else addresses[batch.places]
@@ -211,7 +209,10 @@ def _found(
     described = _describe(with_gradient, [p.grad for p in with_gradient], states)  # type: ignore[misc]
     if described is None:
         return lost
+    p, g, *kept = described.addresses.reshape(5, -1)
+    addresses = np.stack([p, g, *np.reshape(kept, (-1, 3)).T[:2]])
     for batch in batches:
+        batch.layers.addresses = addresses[:, batch.places]
         batch.has_plain_counters = all(
             step.dtype is torch.float32 and step.device.type == "cpu" for step in batch.steps
         )
