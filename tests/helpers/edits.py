@@ -186,7 +186,7 @@ def outcome(optimizer: torch.optim.Optimizer) -> str:
         raised = str(error)
     else:
         return ""
-    assert "nothing was stepped" in raised
+    assert "nothing was stepped" in raised, raised
     assert everything(optimizer) == before
     return raised
 

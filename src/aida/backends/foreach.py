@@ -15,13 +15,16 @@ BLOCKED_SUM_NUMEL = 1 << 14  # elements from which on sums are taken in blocks, 
 
 def prepare(layers: Layers) -> None:
     """Raises for what torch's operations on lists would refuse when half of the step is done."""
-    if layers.addresses is None and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        return
+    if layers.prepared is None or layers.addresses is None:
         for i, tensors in enumerate(zip(layers.p, layers.m, layers.v, strict=True)):
             if any(x.is_neg() for x in tensors):
                 raise RuntimeError(
                     f"layer {i} of its group, or its state, is a negated view, which foreach cannot write: "
                     "nothing was stepped; clone() it, or set foreach=False"
                 )
+        layers.prepared = True
 
 
 def gram(layers: Layers, s: Scalars) -> Tensor:
