@@ -132,7 +132,7 @@ def test_what_a_backend_prepared_is_not_given_to_another():
         p.grad = torch.ones_like(p)
         optimizer.step()
     (found,) = optimizer._layers._found.values()
-    assert [batch.layers.prepared for batch in found.batches] == [None]
+    assert [type(batch.layers.prepared) for batch in found.batches] == [bool]  # foreach's
 
 
 @every_backend
