@@ -14,7 +14,10 @@ BLOCKED_SUM_NUMEL = 1 << 14  # elements from which on sums are taken in blocks, 
 
 
 def prepare(layers: Layers) -> None:
-    """Raises for what torch's operations on lists would refuse when half of the step is done."""
+    """Raises for what torch's operations on lists would refuse when half of the step is done.
+
+    layers.prepared says that this was looked for, and serves while addresses are known to be the same.
+    """
     if torch.compiler.is_compiling():
         return
     if layers.prepared is None or layers.addresses is None:
