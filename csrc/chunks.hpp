@@ -10,7 +10,7 @@
 #include <thread>
 #endif
 
-enum Type : int32_t { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
+enum Type : int32_t { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, INT8, UINT8 };  // the last two: codes, blockwise.hpp
 enum Mode : int32_t { ELEMENTWISE, PRE, POST };
 enum Sums : int32_t { GG = 1, GM = 2, MM = 4, DD = 8 };
 
@@ -20,6 +20,8 @@ struct Layer {
   const void* g;
   void* m;
   void* v;
+  float* m_scale;
+  float* v_scale;
   int64_t numel;
   int64_t first_chunk;
   double alpha, beta;
@@ -34,7 +36,7 @@ struct Step {
   double b1, b2, weight_decay, decay_factor, sign;
   Mode mode;
   int32_t variant;  // 0: every machine, 1: AVX2, 2: AVX-512; never more than the machine has
-  int32_t round_moments, round_p;  // whether bfloat16 is stored by random rounding
+  int32_t round_moments, round_p;  // whether what is narrow is stored by random rounding
   int32_t sums;                    // those of gram that are asked for; others may stay 0
   int32_t unused;
 };

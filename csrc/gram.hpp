@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "elements.hpp"
+#include "blockwise.hpp"
 
 // Sums have at most this many terms in the type of the computation, and are then added up in double; those of float
 // that overflow are taken again in double.
@@ -65,7 +65,7 @@ INLINE void gram_of(const Layer& layer, const Step& s, int64_t begin, int64_t en
   for (int64_t at = begin; at < end; at += Of::MOST) {
     const int n = int(std::min<int64_t>(Of::MOST, end - at));
     const T* g = gradient(layer, s, at, n, g_buffer, p_buffer);
-    const T* m = which == GG ? g : load(layer.m, layer.m_type, at, n, m_buffer);
+    const T* m = which == GG ? g : load_m(layer, at, n, m_buffer);
     const Of x(b1, c1, n, g, m);
     double of_tile[] = {x.total(x.gg), x.total(x.gm), x.total(x.mm), x.total(x.dd)};
     if (sizeof(T) < sizeof(double) && !std::isfinite(of_tile[0] + of_tile[1] + of_tile[2] + of_tile[3])) {

@@ -10,6 +10,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "blockwise.hpp"
 #include "chunks.hpp"
 #include "elements.hpp"
 #include "gram.hpp"
@@ -43,8 +44,8 @@ INLINE void stepsize_of(const Layer& layer, const Step& s, int64_t begin, int64_
   for (int64_t at = begin; at < end; at += TILE) {
     const int n = int(std::min<int64_t>(TILE, end - at));
     const T* g = gradient(layer, s, at, n, g_buffer, p_buffer);
-    const T* m = load(layer.m, layer.m_type, at, n, m_buffer);
-    const T* v = load(layer.v, layer.v_type, at, n, v_buffer);
+    const T* m = load_m(layer, at, n, m_buffer);
+    const T* v = load_v(layer, at, n, v_buffer);
     T* u = p_buffer;
 #pragma omp simd
     for (int i = 0; i < n; i++) {
@@ -119,14 +120,15 @@ INLINE void apply_of(const Layer& layer, const Step& s, int64_t begin, int64_t e
   const Numbers<T> k(layer, s);
   const T step_of_layer = T(layer.step_size * layer.mean);
   const bool elementwise_v = s.mode != PRE;
-  const bool random_m = s.round_moments && layer.m_type == BFLOAT16;
-  const bool random_v = s.round_moments && layer.v_type == BFLOAT16 && elementwise_v;
+  const bool coded_m = layer.m_type == INT8, coded_v = layer.v_type == UINT8;
+  const bool random_m = s.round_moments && (coded_m || layer.m_type == BFLOAT16);
+  const bool random_v = s.round_moments && (coded_v || layer.v_type == BFLOAT16) && elementwise_v;
   const bool random_p = s.round_p && layer.p_type == BFLOAT16;
   for (int64_t at = begin; at < end; at += TILE) {
     const int n = int(std::min<int64_t>(TILE, end - at));
     const T* g = gradient(layer, s, at, n, g_buffer, p_buffer);
-    T* m = load(layer.m, layer.m_type, at, n, m_buffer);
-    T* v = elementwise_v ? load(layer.v, layer.v_type, at, n, v_buffer) : v_buffer;
+    T* m = load_m(layer, at, n, m_buffer);
+    T* v = elementwise_v ? load_v(layer, at, n, v_buffer) : v_buffer;
     T* p = load(layer.p, layer.p_type, at, n, p_buffer);
     if (s.mode == ELEMENTWISE) update<ELEMENTWISE>(k, step_of_layer, n, g, p, m, v);
     if (s.mode == PRE) update<PRE>(k, step_of_layer, n, g, p, m, v);
@@ -135,9 +137,11 @@ INLINE void apply_of(const Layer& layer, const Step& s, int64_t begin, int64_t e
 #pragma omp simd
       for (int i = 0; i < n; i++) words[i] = mix((uint32_t(at) + uint32_t(i)) * WEYL + layer.key);
     }
-    random_m ? store_at_random(layer.m, at, n, m, words, 'm') : store(layer.m, layer.m_type, at, n, m);
+    if (coded_m) encode_m(layer, at, n, m, random_m ? words : nullptr);
+    else random_m ? store_at_random(layer.m, at, n, m, words, 'm') : store(layer.m, layer.m_type, at, n, m);
     random_p ? store_at_random(layer.p, at, n, p, words, 'p') : store(layer.p, layer.p_type, at, n, p);
-    if (elementwise_v)
+    if (coded_v) encode_v(layer, at, n, v, random_v ? words : nullptr);
+    else if (elementwise_v)
       random_v ? store_at_random(layer.v, at, n, v, words, 'v') : store(layer.v, layer.v_type, at, n, v);
   }
 }

@@ -24,7 +24,8 @@ from helpers.members import MEMBERS, OWN, parameters, set_gradients
 
 REPEATS = int(os.environ.get("AIDA_FUZZ_REPEATS", "0"))
 SHAPES = [(4, 6), (2, 3, 2, 2), (9,), ()]
-OPTIONS = [{}, {"weight_decay": 0.1}, {"state_dtype": torch.bfloat16}, {"maximize": True}, {"rectify": True}]
+OPTIONS = [{}, {"weight_decay": 0.1}, {"state_dtype": torch.bfloat16}, {"state_dtype": "int8"}]
+OPTIONS += [{"maximize": True}, {"rectify": True}]
 WHERE = [*(what[0] for what in PLACES), "pgmv", "pmv", "mv"]  # letters of PLACES
 EPS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 

@@ -89,6 +89,10 @@ VARIANTS = {
     "float64 with bfloat16 gradients and moments": types("float64", "bfloat16", "bfloat16", "bfloat16"),
     "float16 with float64 moments": types("float16", "float16", "float64", "float16"),
     "bfloat16 with float64 moments": types("bfloat16", "bfloat16", "float64", "float64"),
+    "8 bits stochastically rounded": dict(
+        P_TYPE="float32", G_TYPE="bfloat16", M_TYPE="int8", V_TYPE="uint8", ROUND_P=False
+    ),
+    "8 bits of float64 parameters": types("float64", "float64", "int8", "uint8"),
 }
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-PLACES = ("g", "m", "v", "step", "p")  # p last, since another one may take its place
+PLACES = ("g", "m", "v", "step", "a", "b", "p")  # p last, since another one may take its place
 _NAMES = {"m": "exp_avg", "v": "exp_avg_var", "step": "step"}
+_NAMES |= {"a": "exp_avg_scale", "b": "exp_avg_var_scale"}  # where moments have 8 bits
 
 
 @dataclass(frozen=True)

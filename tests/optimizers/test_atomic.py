@@ -237,7 +237,9 @@ class FailsLater(aida.Aida):
 
 
 @every_backend
-@pytest.mark.parametrize("options", [{}, {"layerwise": "post"}, {"state_dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"layerwise": "post"}, {"state_dtype": "bfloat16"}, {"state_dtype": "int8"}], ids=str
+)
 @pytest.mark.parametrize("steps", [0, 2], ids=["first step", "later step"])
 def test_a_rule_that_fails_in_a_later_wave_leaves_the_earlier_ones_unstepped(backend, options, steps):
     backend.load()
@@ -315,7 +317,9 @@ def test_numpy_that_raises_at_every_oddity_changes_nothing(cls, backend):
 
 
 @every_backend
-@pytest.mark.parametrize("options", [{}, {"state_dtype": torch.bfloat16}, {"capturable": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"state_dtype": torch.bfloat16}, {"state_dtype": torch.int8}, {"capturable": True}]
+)
 def test_a_default_device_is_for_the_models_tensors_alone(backend, options):
     """ "meta" stands for any: a host tensor made there by mistake has no memory."""
     backend.load()

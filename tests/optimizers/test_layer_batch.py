@@ -39,7 +39,7 @@ OPTIONS = {
     "rectify": st.booleans(),
     "capturable": st.booleans(),
     "stochastic_rounding": st.booleans(),
-    "state_dtype": st.sampled_from([None, torch.bfloat16]),
+    "state_dtype": st.sampled_from([None, torch.bfloat16, "int8"]),
     "seed": st.integers(0, 5),
     "layerwise": st.sampled_from(["pre", "post"]),
     "K": st.integers(0, 3),
@@ -128,7 +128,10 @@ class Twins(RuleBasedStateMachine):
             replace(optimizer, p, Parameter(normal(shape, self.seed)), with_state)
 
     @rule(
-        i=numbers, name=st.sampled_from(["all", "dict", "exp_avg", "exp_avg_var", "step", "copies", "number"])
+        i=numbers,
+        name=st.sampled_from(
+            ["all", "dict", "exp_avg", "exp_avg_var", "exp_avg_scale", "step", "copies", "number"]
+        ),
     )
     def edit_state(self, i, name):
         for optimizer, p in self.chosen(i):

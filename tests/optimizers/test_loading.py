@@ -225,7 +225,9 @@ def test_a_load_leaves_it_to_backward_who_steps():
 
 
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
-@pytest.mark.parametrize("arguments", [{}, {"state_dtype": "bfloat16"}, {"capturable": True}], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [{}, {"state_dtype": "bfloat16"}, {"state_dtype": "int8"}, {"capturable": True}], ids=str
+)
 @pytest.mark.parametrize("foreach", [False, True, None])
 @pytest.mark.parametrize("cls", [aida.Aida, aida.LAdam])
 def test_a_load_in_inference_mode_leaves_tensors_that_can_be_stepped(cls, foreach, arguments, lr):
@@ -252,6 +254,7 @@ VALUES = [
     {"eps": 1e-6, "weight_decay": 0.1, "decoupled_weight_decay": True},
     {"rectify": True},
     {"state_dtype": "bfloat16"},
+    {"state_dtype": "int8"},
     {"state_dtype": torch.bfloat16, "seed": 7},
     {"state_dtype": torch.float32},
     {"stochastic_rounding": True},

@@ -168,7 +168,7 @@ def test_a_small_step_of_a_parameter_is_kept(foreach):
         (
             dict(state_dtype="bf16"),
             ValueError,
-            "state_dtype: 'bf16'; it must be None, 'float32' or 'bfloat16'",
+            "state_dtype: 'bf16'; it must be None, 'float32', 'bfloat16' or 'int8'",
         ),
         (dict(seed=-1), ValueError, "seed: -1"),
         (dict(seed=1.5), ValueError, "seed: 1.5"),

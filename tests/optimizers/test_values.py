@@ -192,7 +192,11 @@ WRONG = [
     ("layerwise", "mid", "layerwise: 'mid'; it must be 'pre' or 'post'"),
     ("layerwise", None, "layerwise: None; it must be 'pre' or 'post'"),
     ("layerwise", ["pre"], r"layerwise: \['pre'\]; it must be"),
-    ("state_dtype", torch.float16, "state_dtype: torch.float16; it must be None, 'float32' or 'bfloat16'"),
+    (
+        "state_dtype",
+        torch.float16,
+        "state_dtype: torch.float16; it must be None, 'float32', 'bfloat16' or 'int8'",
+    ),
     ("state_dtype", 16, "state_dtype: 16; it must be None"),
     ("seed", np.int32(-1), "seed: -1; it must be an integer from 0 to 4294967295"),
     ("seed", 2**64, "seed: .*; it must be an integer from 0 to"),

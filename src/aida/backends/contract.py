@@ -7,7 +7,8 @@ One layer, with the letters of the paper:
     v <- b2*v + (1-b2)*r^2                           ("pre": r^2 is the layer's mean, v one number)
     u <- 1 / (sqrt(v*inv_bias2 + eps_in_root) + eps_out)   ("post": u is the layer's mean over its v != 0)
     p <- decay_factor*p - step_size*u*m
-All in float32 or float64, from the unrounded m and v; rounding.py says how bfloat16 is stored.
+All in float32 or float64, from the unrounded m and v; rounding.py says how bfloat16 is stored, and
+blockwise.py how 8 bits are.
 Large numbers: every finite g is survived, as torch's Adam survives it. g^2 may overflow the type: v is then
 inf and u 0, for good. The sums never overflow (but in float64, or where the device has float32 alone): their
 terms are taken in float64 wherever float32's are not finite. Where inv_bias2 is 0, so is v*inv_bias2, for
@@ -16,7 +17,7 @@ every v. Where weight_decay is 0, g does not depend on p, which may be infinite.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -50,6 +51,8 @@ class Layers:
     Any strides, no elements, 0-dim and negated views occur. Nothing else of a tensor changes, its storage
     included: after x.numpy() it could not be resized, as FSDP resizes it.
     numel: elements of each *whole* layer, of which p may be a shard; 1 where the caller has divided by them.
+    m_scale, v_scale: where m (or v) is codes of 8 bits, each layer's scales, as in blockwise.py, which
+    apply() writes too; else empty. Codes are contiguous, and no shards.
     """
 
     p: list[Tensor]
@@ -57,8 +60,15 @@ class Layers:
     m: list[Tensor]
     v: list[Tensor]
     numel: list[int]
-    addresses: np.ndarray | None = None  # [4, L], of p, g, m and v, where they are known
+    m_scale: list[Tensor] = field(default_factory=list)
+    v_scale: list[Tensor] = field(default_factory=list)
+    # [4, L], of p, g, m and v, then of the scales that there are, where they are known
+    addresses: np.ndarray | None = None
     prepared: Any = None  # a backend's own, kept while all but the gradients' addresses stays as it is
+
+    def written(self) -> list[Tensor]:
+        """What apply() writes."""
+        return [*self.p, *self.m, *self.v, *self.m_scale, *self.v_scale]
 
 
 @dataclass(slots=True)

@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import blockwise
 from .contract import SUMS, Coefficients, Layers, Scalars, is_one_number
 from .tensors import increment_versions
 
 LIBRARY = Path(os.environ.get("AIDA_CPU_LIBRARY") or Path(__file__).with_name("_step_cpu.so"))
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+CODES = {"m": {blockwise.CODES[0]: 4}, "v": {blockwise.CODES[1]: 5}}  # in 8 bits
 MODES = {None: 0, "pre": 1, "post": 2}
 VARIANTS = ("baseline", "avx2", "avx512")  # instruction sets, by their number in the kernel
 MIN_PARALLEL_NUMEL = 32768  # elements: below, waking a second thread costs more than it saves
 
 # The kernel's Layer and Step, field by field.
 _FIELDS = {
-    np.int64: ("p", "g", "m", "v", "numel", "first_chunk"),
+    np.int64: ("p", "g", "m", "v", "m_scale", "v_scale", "numel", "first_chunk"),
     np.float64: ("alpha", "beta", "inv_bias2", "eps_in_root", "eps_out", "step_size", "mean"),
     np.int32: ("p_type", "g_type", "m_type", "v_type"),
     np.uint32: ("key", "unused"),
@@ -86,7 +88,10 @@ def prepare(layers: Layers) -> None:
     for name, tensors in columns.items():
         rows[name] = _each(Tensor.data_ptr, tensors)
         _refuse_types(name, tensors)
-        rows[f"{name}_type"] = [TYPES[x.dtype] for x in tensors]
+        kinds = {**TYPES, **CODES.get(name, {})}
+        rows[f"{name}_type"] = [kinds[x.dtype] for x in tensors]
+    for name in ("m_scale", "v_scale"):
+        rows[name] = _each(Tensor.data_ptr, getattr(layers, name)) or 0
     rows["numel"] = numel
     rows["first_chunk"][1:] = np.cumsum(-(-rows["numel"] // _chunk()))[:-1]
     pooled, total = _each(Tensor.numel, layers.v) != numel, sum(numel)
@@ -114,7 +119,7 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
         with np.errstate(all="ignore"):  # sums may be infinite
             rows["mean"] = _mean(layers, total, s)
     _kernel().aida_apply(prepared.rows_at, len(rows), _step(s), _threads(prepared.numel))
-    increment_versions([*layers.p, *layers.m, *layers.v])
+    increment_versions(layers.written())
     if prepared.copies:
         for tensor, copy in prepared.copies:
             if tensor is not None:
@@ -193,7 +198,7 @@ def _arrange(columns: dict[str, list[Tensor]], i: int) -> list[tuple[Tensor | No
 def _refuse_types(name: str, tensors: list[Tensor]) -> None:
     what = {"p": "the parameter", "g": "the gradient", "m": "exp_avg", "v": "exp_avg_var"}[name]
     for i, x in enumerate(tensors):
-        if x.dtype not in TYPES:
+        if x.dtype not in TYPES and x.dtype not in CODES.get(name, {}):
             known = ", ".join(map(str, TYPES))
             raise RuntimeError(
                 f"{what} of layer {i} of its group is {x.dtype}, which the CPU kernel does not have: "

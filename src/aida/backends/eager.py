@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import rounding
+from . import blockwise, rounding
 from .contract import Coefficients, Layers, Scalars
 
 
@@ -50,7 +50,7 @@ def _gradient_and_momentum(layers: Layers, s: Scalars, i: int) -> tuple[Tensor, 
     g = s.sign * _wide(layers.g[i])
     if s.weight_decay:
         g = g + s.weight_decay * _wide(layers.p[i])
-    return g, s.b1 * layers.m[i].to(g.dtype) + (1 - s.b1) * g
+    return g, s.b1 * blockwise.momentum(layers, i, g.dtype) + (1 - s.b1) * g
 
 
 def _residual(coefficients: Coefficients, i: int, g: Tensor, m: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def _residual(coefficients: Coefficients, i: int, g: Tensor, m: Tensor) -> Tenso
 
 
 def _variance(layers: Layers, s: Scalars, i: int, r_square: Tensor) -> Tensor:
-    return s.b2 * layers.v[i].to(r_square.dtype) + (1 - s.b2) * r_square
+    return s.b2 * blockwise.variance(layers, i, r_square.dtype) + (1 - s.b2) * r_square
 
 
 def _stepsize(v: Tensor, s: Scalars, i: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import rounding
+from . import blockwise, rounding
 from .contract import Coefficients, Column, Layers, Scalars
 
 BLOCKED_SUM_NUMEL = 1 << 14  # elements from which on sums are taken in blocks, see _sum
@@ -33,7 +33,7 @@ def prepare(layers: Layers) -> None:
 def gram(layers: Layers, s: Scalars) -> Tensor:
     """As contract.Backend.gram."""
     g = _gradient(layers, s)
-    m = _momentum(_fresh(layers.m, layers), g, s)
+    m = _momentum(_fresh(layers.m, layers.m_scale, layers), g, s)
     if g[0].device.type != "cpu" or torch.compiler.is_compiling():
         return torch.stack([_products(*pair) for pair in zip(g, m, strict=True)])
     d = torch._foreach_sub(m, g)
@@ -51,8 +51,8 @@ def gram(layers: Layers, s: Scalars) -> Tensor:
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
     """As contract.Backend.stepsize_sum."""
     g = _gradient(layers, s)
-    m = _momentum(_fresh(layers.m, layers), g, s)
-    v = _variance(_fresh(layers.v, layers), _residual_square(coefficients, g, m), s)
+    m = _momentum(_fresh(layers.m, layers.m_scale, layers), g, s)
+    v = _variance(_fresh(layers.v, layers.v_scale, layers), _residual_square(coefficients, g, m), s)
     counts = [x != 0 for x in v]
     u = [torch.where(c, x, 0) for c, x in zip(counts, _stepsize(v, s), strict=True)]
     return torch.stack(
@@ -63,19 +63,19 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tens
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
     """As contract.Backend.apply."""
     g = _gradient(layers, s)
-    m = _momentum(_wide(layers.m, layers), g, s)
+    m = _momentum(_moments(layers.m, layers.m_scale, layers), g, s)
     if s.layerwise == "pre":  # one number per layer: in the type of the sums, which squares do not overflow
         r_square = [x / n for x, n in zip(total, layers.numel, strict=True)]
         v = _variance([x.to(total.dtype) for x in layers.v], r_square, s)
     else:
-        v = _variance(_wide(layers.v, layers), _residual_square(coefficients, g, m), s)
+        v = _variance(_moments(layers.v, layers.v_scale, layers), _residual_square(coefficients, g, m), s)
     u = _mean_stepsize(total, s) if s.layerwise == "post" else _stepsize(v, s)
     torch._foreach_mul_(u, _column(s.step_size))
     p = _wide(layers.p, layers)
     if not (isinstance(s.decay_factor, float) and s.decay_factor == 1):
         torch._foreach_mul_(p, s.decay_factor)
     torch._foreach_addcmul_(p, u, m, value=-1)
-    if s.keys is not None:
+    if s.keys is not None or layers.m_scale:
         for i in range(len(p)):
             rounding.write(layers, i, p[i], m[i], v[i], s)
         return
@@ -167,9 +167,18 @@ def _wider(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def _fresh(tensors: list[Tensor], layers: Layers) -> list[Tensor]:
-    """Copies that may be written to, in float32 or float64."""
-    return [w.clone() if w is x else w for w, x in zip(_wide(tensors, layers), tensors, strict=True)]
+def _fresh(tensors: list[Tensor], scales: list[Tensor], layers: Layers) -> list[Tensor]:
+    """m or v in copies that may be written to, in float32 or float64."""
+    wide = _moments(tensors, scales, layers)
+    return [w.clone() if w is x else w for w, x in zip(wide, tensors, strict=True)]
+
+
+def _moments(tensors: list[Tensor], scales: list[Tensor], layers: Layers) -> list[Tensor]:
+    """m or v in the step's type; the tensors themselves where they already are."""
+    if not scales:
+        return _wide(tensors, layers)
+    dtype = torch.promote_types(layers.p[0].dtype, torch.float32)
+    return [blockwise.decode(x, of_x, dtype) for x, of_x in zip(tensors, scales, strict=True)]
 
 
 def _wide(tensors: list[Tensor], layers: Layers) -> list[Tensor]:

@@ -17,12 +17,13 @@ A float64 x is first rounded to the nearest float32. Source of mix: github.com/s
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import blockwise
 from .contract import Layers, Scalars
 
 Integer = TypeVar("Integer", int, np.ndarray, Tensor)
@@ -70,15 +71,16 @@ def round_bfloat16(x: Tensor, bits: Tensor) -> Tensor:
 
 
 def write(layers: Layers, i: int, p: Tensor, m: Tensor, v: Tensor, s: Scalars) -> None:
-    """Store p, m and v of layer i, stochastically rounded where they are bfloat16 and the step says so."""
-    kept = [(layers.m[i], m, 0), (layers.v[i], v, 1), (layers.p[i], p, 2)]
-    if s.keys is None:
-        for to, x, _ in kept:
-            to.copy_(x)
-        return
-    w = words(layers.m[i], s.keys[i])
-    bits = (w & 0xFFFF, w >> 16, ((w * M2) & MASK) >> 16)
-    for to, x, which in kept:
-        if to.dtype == torch.bfloat16 and (which < 2 or s.round_p):
+    """Store p, m and v of layer i, stochastically rounded where they are narrow and the step says so."""
+    kept = [(layers.m[i], m, layers.m_scale), (layers.v[i], v, layers.v_scale), (layers.p[i], p, [])]
+    bits: list[Any] = [blockwise.NEAREST] * 3
+    if s.keys is not None:
+        w = words(layers.m[i], s.keys[i])
+        bits = [w & 0xFFFF, w >> 16, ((w * M2) & MASK) >> 16]
+    for which, (to, x, scales) in enumerate(kept):
+        if scales:
+            x, of_blocks = blockwise.encode(x, to.dtype, bits[which])
+            scales[i].copy_(of_blocks)
+        elif s.keys is not None and to.dtype == torch.bfloat16 and (which < 2 or s.round_p):
             x = round_bfloat16(x, bits[which])
         to.copy_(x)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from .. import family
 from ..optimizers.base import Layerwise
+from ..optimizers.state import moments
 
 Group = Mapping[str, Any]
 State = Mapping[str, Any]
@@ -61,10 +62,11 @@ def _family(optimizer: Any, group: Group, state: State) -> Definition:
     )
     off = isinstance(scale, float) and scale == 0  # rectified and not yet tractable: u is 1
     outside = eps_out_now if isinstance(eps_out_now, float) else eps_out
+    m, v = moments(state)
     return Definition(
         step=t,
-        v=state["exp_avg_var"],
-        m=state["exp_avg"],
+        v=v,
+        m=m,
         scale=scale,
         floor=floor,
         eps_out=eps_out_now,

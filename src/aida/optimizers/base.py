@@ -15,6 +15,7 @@ from .. import sharding
 from .define import show_arguments
 from .foreign import MEMBERS_OWN
 from .layer_batch import whole_groups
+from .layer_checks import check_codes_of_group
 from .layers import Layering, LayersOf
 from .names import check_arguments, warn_of_keys
 from .options import Options
@@ -68,9 +69,11 @@ class Layerwise(Stepping):
         decoupled_weight_decay: True: as in AdamW, p <- (1 - lr*weight_decay)*p in its place. Default: False.
         rectify: RAdam's factor on the step (arXiv 1908.03265); the stepsize is 1 while the variance is
             intractable. Default: False.
-        state_dtype: "float32", "bfloat16" (or torch's type), or None for the parameter's type, float32 at
-            least. "bfloat16" halves the state; it is stochastically rounded, without bias. A pooled v and the
-            moments of complex parameters keep their type. Default: None.
+        state_dtype: "float32", "bfloat16", "int8" (or torch's type), or None for the parameter's type,
+            float32 at least. "bfloat16" halves the state, "int8" makes it a quarter: codes of 8 bits and a
+            float32 scale for each 256 elements, which are 2.03 bytes a parameter; not for sharded parameters
+            and slices. Both are stochastically rounded, without bias. A pooled v and the moments of complex
+            parameters keep their type. Default: None.
         stochastic_rounding: the same rounding for bfloat16 parameters, so that small updates are not lost.
             Default: False.
         seed: of that rounding, an integer from 0 to 2^32 - 1. Default: 0.
@@ -94,7 +97,8 @@ class Layerwise(Stepping):
             dict says what the layers were, and other ones refuse it. Default: "tensor".
 
     State of a parameter: `step` (0-dim), `exp_avg` m, `exp_avg_var` v (without eps; 0-dim for "pre", or one
-    number for each of its slices; each tensor of a shared layer has its own copy). Both
+    number for each of its slices; each tensor of a shared layer has its own copy), of 8 bits also
+    `exp_avg_scale` and `exp_avg_var_scale`: m = exp_avg*scale/127, v = exp_avg_var^2*scale/65025. Both
     moments of float16 and bfloat16 parameters are float32. `p.grad` is never written.
 
     Raises ValueError, TypeError or RuntimeError for an argument that cannot be used, before parameters are
@@ -177,6 +181,7 @@ class Layerwise(Stepping):
         group.update(plain)
         try:
             self.layering.update(self.param_groups)
+            check_codes_of_group(group, self.layering.slices)
         except BaseException:
             self.param_groups.pop()
             raise

@@ -13,7 +13,7 @@ from .. import sharding
 from ..backends.contract import Backend, Layers
 from ..backends.dispatch import choose
 from ..backends.upload import upload
-from .layer_checks import MOMENTS, check_layer, check_layout
+from .layer_checks import MOMENTS, SCALES, check_layer, check_layout, coded, without_codes
 from .layers import Layering, Slice
 from .state import new_state
 from .waves import Worked, waves_of
@@ -122,6 +122,9 @@ def gather(
         slices = layering.slices(p)
         if not of_p:
             of_p = made[p] = new_state(p, group, len(slices))
+        codes = coded(of_p)
+        if codes and (why := without_codes(i, p, is_cut=bool(slices), is_piece=bool(whole_numel.get(p)))):
+            raise RuntimeError(f"{why}, and empty the parameter's state; nothing was stepped")
         if not traced:
             check_layer(i, p, g, of_p, group, who, len(slices))
         if slices and whole_numel.get(p):
@@ -134,17 +137,18 @@ def gather(
         numel = whole_numel.get(p) or p.numel()
         if p.is_complex():
             tensors, numel = tuple(map(_real, tensors)), 2 * numel
-        entries.append((number, place, p, of_p, tensors, numel or 1))  # an empty layer's sums are 0
+        entries.append((number, place, p, of_p, tensors, numel or 1, codes))  # an empty layer's sums are 0
         place += 1
     waves, earlier = waves_of(
         [
             Worked(p, tensors, sharding.is_dtensor(p) or bool(whole_numel.get(p)))
-            for _, _, p, _, tensors, _ in entries
+            for _, _, p, _, tensors, *_ in entries
         ]
     )
     choices = {f"use_{name}": group[name] for name in ("foreach", "fused")}
-    for (number, place, p, of_p, tensors, numel), wave, before in zip(entries, waves, earlier, strict=True):
-        key = tensors[0].device, p.dtype, wave
+    for entry, wave, before in zip(entries, waves, earlier, strict=True):
+        number, place, p, of_p, tensors, numel, codes = entry
+        key = tensors[0].device, p.dtype, codes, wave
         if key not in found:
             found[key] = LayerBatch(None, wave)  # type: ignore[arg-type]  # chosen below, of all its layers
         batch = found[key]
@@ -161,6 +165,9 @@ def gather(
             continue
         for to, x in zip((layers.p, layers.g, layers.m, layers.v), tensors, strict=True):
             to.append(x)
+        for to, name, scale in zip((layers.m_scale, layers.v_scale), MOMENTS, SCALES, strict=True):
+            if name in codes:
+                to.append(of_p[scale])
         layers.numel.append(numel)
     for batch in found.values():
         if layering.shares:

@@ -4,7 +4,7 @@ A LayerBatch is made by `layer_batch.gather`, which checks everything, and serve
 nothing of what it depends on has changed:
     the group's parameters, which of them have a gradient, and the group's options that choose the backend or
     the form of the state, and whether inference mode is on;
-    the state of each layer and its three tensors;
+    the state of each layer and its three tensors, in 8 bits its five;
     type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, whether
     one is a negated view, and the addresses of all but gradients (backends/tensors.py).
 `LayerCache.find` compares all of this at every step. What it cannot compare is gathered at every step:
@@ -29,13 +29,12 @@ from torch import Tensor
 from .. import sharding
 from ..backends import tensors as memory
 from .layer_batch import GroupPart, LayerBatch, gather
-from .layer_checks import MOMENTS
+from .layer_checks import MOMENTS, SCALES
 from .layers import Layering
 from .validate import Checked, check_group
 
 MAX_LAYOUTS = 256  # kept at most, where layers are stepped in many combinations
 CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
-WRITTEN = [*MOMENTS, "step"]  # what a step writes of each layer's state
 
 
 class _Found(NamedTuple):
@@ -47,7 +46,8 @@ class _Found(NamedTuple):
     with_gradient: list[Tensor]
     states: list[dict[str, Any]]
     choices: tuple[Any, ...]
-    described: memory.Described | None  # by _describe(); None: cannot be compared
+    written: list[str]  # what a step writes of each layer's state
+    described: memory.Described | None  # of p, g and what is written; None: cannot be compared
     batches: list[LayerBatch]
 
 
@@ -132,6 +132,7 @@ class LayerCache:
                 if found.described is None:
                     batch.params, batch.states, batch.layers.p = [], [], []
                     batch.layers.m, batch.layers.v, batch.steps, batch.cut = [], [], [], None
+                    batch.layers.m_scale, batch.layers.v_scale = [], []
         if len(self._found) > MAX_LAYOUTS:
             self._found.clear()
         self._found |= self._used
@@ -155,7 +156,7 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
             return False
         grads = [g for g in grads if g is not None]
         params = found.with_gradient
-    described = _describe(params, grads, found.states)
+    described = _describe(params, grads, found.states, found.written)
     if described is None or not described.same(found.described):
         return False
     addresses = described.addresses[len(grads) : 2 * len(grads)]
@@ -165,10 +166,14 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
 
 
 def _describe(
-    params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]]
+    params: list[Tensor], grads: list[Tensor], states: list[dict[str, Any]], written: list[str]
 ) -> memory.Described | None:
-    """What a kernel relies on of these layers' parameters, gradients, and m, v and counter of each state."""
-    return memory.describe([*params, *grads], states, WRITTEN, slice(len(params), 2 * len(params)))
+    """What a kernel relies on of these layers' parameters, gradients, and what is written of each state."""
+    return memory.describe([*params, *grads], states, written, slice(len(params), 2 * len(params)))
+
+
+def _written(of_p: Mapping[str, Any]) -> list[str]:
+    return [*MOMENTS, *(name for name in SCALES if name in of_p), "step"]
 
 
 def _renew(batch: LayerBatch, grads: list[Tensor], addresses: np.ndarray) -> None:
@@ -196,7 +201,7 @@ def _found(
     whole_numel: Mapping[Tensor, int],
 ) -> _Found:
     """The batches with what they depend on; without it where a later step could not compare it."""
-    lost = _Found([], (), [], [], [], (), None, batches)
+    lost = _Found([], (), [], [], [], (), [], None, batches)
     with_gradient = [p for p in params if p.grad is not None]
     if not batches or any(batch.cut for batch in batches) or any(map(whole_numel.get, with_gradient)):
         return lost
@@ -206,11 +211,15 @@ def _found(
     states = [of_place[i] for i in range(len(with_gradient))]
     if not all(isinstance(of_p, dict) for of_p in states):
         return lost
-    described = _describe(with_gradient, [p.grad for p in with_gradient], states)  # type: ignore[misc]
+    written = _written(states[0])
+    if any(_written(of_p) != written for of_p in states[1:]):
+        return lost
+    described = _describe(with_gradient, [p.grad for p in with_gradient], states, written)  # type: ignore[misc]
     if described is None:
         return lost
-    p, g, *kept = described.addresses.reshape(5, -1)
-    addresses = np.stack([p, g, *np.reshape(kept, (-1, 3)).T[:2]])
+    n = len(with_gradient)
+    kept = described.addresses[2 * n :].reshape(n, -1).T[:-1]  # all but the counters
+    addresses = np.concatenate([described.addresses[: 2 * n].reshape(2, n), kept])
     for batch in batches:
         batch.layers.addresses = addresses[:, batch.places]
         batch.has_plain_counters = all(
@@ -218,7 +227,15 @@ def _found(
         )
     has_gradient = [p.grad is not None for p in params]
     return _Found(
-        list(params), numbers, has_gradient, with_gradient, states, _choices(group), described, batches
+        list(params),
+        numbers,
+        has_gradient,
+        with_gradient,
+        states,
+        _choices(group),
+        written,
+        described,
+        batches,
     )
 
 

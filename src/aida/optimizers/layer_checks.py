@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import sharding
+from ..backends import blockwise
 from ..backends import tensors as memory
 
 MOMENTS = ("exp_avg", "exp_avg_var")
+SCALES = ("exp_avg_scale", "exp_avg_var_scale")  # of those that are codes of 8 bits
 
 
 def check_layout(i: int, p: Tensor, g: Tensor, who: str) -> None:
@@ -61,10 +65,11 @@ def check_layer(
             f"exp_avg_var of parameter {i} of its group is {v.dtype}, and one number per layer is kept in "
             "torch.float32 or torch.float64: nothing was stepped; convert it back"
         )
+    coded = _check_codes(i, p, of_p, pooled)
     names = ("parameter", "gradient", "exp_avg", "exp_avg_var")
     for what, x in zip(names, (p, g, m, v), strict=True):
         which = f"the {what} of parameter {i} of its group" if x is not p else f"parameter {i} of its group"
-        _check_like(which, p, x, pooled=what == "exp_avg_var" and pooled)
+        _check_like(which, p, x, pooled=what == "exp_avg_var" and pooled, coded=what in coded)
         _check_memory(which, x, written=x is not g)
     _check_apart(i, p, m, v)
     _check_counter(f"the step counter of parameter {i} of its group", p, of_p["step"])
@@ -75,6 +80,46 @@ def of_other_layers(p: Tensor, v: Tensor, slices: int) -> str | None:
     if v.dim() > 1 or (v.shape == p.shape and not slices) or v.shape == ((slices,) if slices else ()):
         return None
     return f"has {v.numel()} numbers, one per layer, and the parameter is {slices or 1} layers here"
+
+
+def coded(of_p: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which moments of a parameter's state are codes of 8 bits."""
+    return tuple(
+        name
+        for name, dtype in zip(MOMENTS, blockwise.CODES, strict=True)
+        if getattr(of_p.get(name), "dtype", None) is dtype
+    )
+
+
+def _check_codes(i: int, p: Tensor, of_p: dict[str, Any], pooled: bool) -> tuple[str, ...]:
+    """coded(of_p). Raise RuntimeError unless codes and scales belong together."""
+    codes = coded(of_p)
+    scales = {name: of_p[scale] for name, scale in zip(MOMENTS, SCALES, strict=True) if scale in of_p}
+    if codes != (MOMENTS[: 1 if pooled else 2] if codes else ()) or {*scales} != {*codes}:
+        has = " and ".join(f"{name} of {of_p[name].dtype}" for name in MOMENTS)
+        raise RuntimeError(
+            f"the state of parameter {i} of its group has {has}, and scales of "
+            f"{' and '.join(scales) or 'neither'}, which are not moments of one form: nothing was stepped; "
+            "load a state as it was saved, or empty the parameter's state so that it begins anew"
+        )
+    n = blockwise.blocks(p.numel())
+    for name, x in scales.items():
+        which = f"of {name} of parameter {i} of its group"
+        if not isinstance(x, Tensor) or (x.shape, x.dtype, x.device) != ((n,), torch.float32, p.device):
+            is_now = (
+                f"{x.dtype} of shape {tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else repr(x)
+            )
+            raise RuntimeError(
+                f"the scales {which} are {is_now}, not {n} of torch.float32 on {p.device}: nothing was "
+                "stepped; load the optimizer's state again"
+            )
+        if not (of_p[name].is_contiguous() and x.is_contiguous()) or x.is_neg() or of_p[name].is_neg():
+            raise RuntimeError(
+                f"the codes or scales {which} are not contiguous: nothing was stepped; clone() them by "
+                "clone(memory_format=torch.contiguous_format)"
+            )
+        _check_memory(f"the scales {which}", x, written=True)
+    return codes
 
 
 def _check_counter(which: str, p: Tensor, step: Tensor) -> None:
@@ -92,7 +137,7 @@ def _check_counter(which: str, p: Tensor, step: Tensor) -> None:
     _check_memory(which, step, written=True)
 
 
-def _check_like(which: str, p: Tensor, x: Tensor, *, pooled: bool) -> None:
+def _check_like(which: str, p: Tensor, x: Tensor, *, pooled: bool, coded: bool) -> None:
     if x.shape != p.shape and not pooled:
         raise RuntimeError(
             f"{which} has shape {tuple(x.shape)}, and the parameter {tuple(p.shape)}: nothing was stepped; "
@@ -108,7 +153,7 @@ def _check_like(which: str, p: Tensor, x: Tensor, *, pooled: bool) -> None:
             f"{which} is {x.dtype}, and the parameter {p.dtype}: nothing was stepped; load the optimizer's "
             "state again after the model has changed its type"
         )
-    if not x.is_floating_point() and not x.is_complex():
+    if not x.is_floating_point() and not x.is_complex() and not coded:
         raise RuntimeError(
             f"{which} is {x.dtype}, not a type of real or complex numbers: nothing was stepped; convert "
             "it, or freeze the parameter by requires_grad_(False)"
@@ -149,3 +194,22 @@ def _check_apart(i: int, p: Tensor, m: Tensor, v: Tensor) -> None:
             f"parameter {i} of its group, its exp_avg and its exp_avg_var are not three tensors, but share "
             "memory: nothing was stepped; clone() them, or load the optimizer's state again"
         )
+
+
+def without_codes(i: int, p: Tensor, *, is_cut: bool, is_piece: bool = False) -> str | None:
+    """Why parameter i of a group cannot have moments of 8 bits, and what to do: pieces cut through blocks."""
+    if not (is_cut or is_piece or sharding.is_dtensor(p)):
+        return None
+    what = "cut into slices by `layers`" if is_cut else "a piece of a sharded layer"
+    return (
+        f"state_dtype='int8' keeps one scale for {blockwise.BLOCK} elements, and parameter {i} of its group "
+        f"is {what}, whose ends need not be those of such blocks: set state_dtype='bfloat16'"
+    )
+
+
+def check_codes_of_group(group: Mapping[str, Any], is_cut: Callable[[Tensor], Any]) -> None:
+    """Raise ValueError where a group asks for moments of 8 bits that its parameters cannot have."""
+    if group.get("state_dtype") == "int8":
+        for i, p in enumerate(group["params"]):
+            if why := without_codes(i, p, is_cut=bool(is_cut(p))):
+                raise ValueError(why)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import sharding
+from ..backends import blockwise
 from .foreign import SAVED_BY, check_source
-from .layer_checks import MOMENTS
+from .layer_checks import MOMENTS, SCALES, check_codes_of_group
 from .layers import SAVED_LAYERS, Layering
 from .validate import Checked, check_group, state_dtype
 
@@ -30,14 +31,24 @@ def new_state(p: Tensor, group: Group, slices: int = 0) -> dict[str, Any]:
 
 def _new_state(p: Tensor, group: Group, slices: int) -> dict[str, Any]:
     m_dtype, v_dtype = moment_dtypes(p, group)
-    state = {"step": new_step(p, group), "exp_avg": torch.zeros_like(p, dtype=m_dtype)}
+    state = {"step": new_step(p, group), "exp_avg": _zeros(p, m_dtype)}
     if group.get("layerwise") == "pre":
         state["exp_avg_var"] = torch.zeros((slices,) if slices else (), dtype=v_dtype, device=p.device)
     else:
-        state["exp_avg_var"] = torch.zeros_like(p, dtype=v_dtype)
+        state["exp_avg_var"] = _zeros(p, v_dtype)
+    for name, scale in zip(MOMENTS, SCALES, strict=True):
+        if state[name].dtype in blockwise.CODES:
+            state[scale] = torch.zeros(blockwise.blocks(p.numel()), device=p.device)
     if rounds(group) and (group["capturable"] or isinstance(group["lr"], Tensor)):  # see step.py, _ticks
         state["rounding_step"] = torch.zeros_like(state["step"], dtype=torch.int64)
     return state
+
+
+def _zeros(p: Tensor, dtype: torch.dtype) -> Tensor:
+    """Codes are contiguous: their blocks then do not depend on how a checkpoint was laid out."""
+    if dtype in blockwise.CODES:
+        return torch.zeros_like(p, dtype=dtype, memory_format=torch.contiguous_format)
+    return torch.zeros_like(p, dtype=dtype)
 
 
 def new_step(p: Tensor, group: Group) -> Tensor:
@@ -49,17 +60,18 @@ def new_step(p: Tensor, group: Group) -> Tensor:
 
 
 def moment_dtypes(p: Tensor, group: Group) -> tuple[torch.dtype, torch.dtype]:
-    """Of m and v, which differ where one real v is pooled: it costs nothing to keep in full."""
+    """Of m and v, which differ in 8 bits, and where v is one real number, which is kept in full."""
     full = torch.promote_types(p.dtype, torch.float32)
     if p.is_complex():
         return full, full.to_real() if group.get("layerwise") == "pre" else full
     kept = state_dtype(group) or full
-    return kept, full if group.get("layerwise") == "pre" else kept
+    kinds = blockwise.CODES if kept in blockwise.CODES else (kept, kept)
+    return kinds[0], full if group.get("layerwise") == "pre" else kinds[1]
 
 
 def rounds(group: Group) -> bool:
     """Whether the group's step rounds stochastically."""
-    return state_dtype(group) == torch.bfloat16 or group["stochastic_rounding"]
+    return state_dtype(group) in (torch.bfloat16, torch.int8) or group["stochastic_rounding"]
 
 
 @torch.no_grad()
@@ -102,6 +114,8 @@ def complete_groups(
         check_group(group, own)
     check_source(cls, defaults, groups, state["state"], layering)
     for group in groups:
+        check_codes_of_group(group, layering.slices)
+    for group in groups:
         group.pop(SAVED_BY, None)
         group.pop(SAVED_LAYERS, None)
         for key, default in defaults.items():
@@ -121,7 +135,30 @@ def restore_types(groups: Iterable[Group], state: Any, loaded: Mapping[str, Any]
     keys = chain.from_iterable(group["params"] for group in loaded["param_groups"])
     params = ((p, group) for group in groups for p in group["params"])
     for key, (p, group) in zip(keys, params, strict=True):
-        dtypes = {**dict(zip(MOMENTS, moment_dtypes(p, group), strict=True)), "rounding_step": torch.int64}
-        for name, dtype in dtypes.items():
-            if name in (saved := loaded["state"].get(key, {})):
-                state[p][name] = saved[name].detach().to(p.device, dtype, copy=True)
+        saved = loaded["state"].get(key, {})
+        if "rounding_step" in saved:
+            state[p]["rounding_step"] = saved["rounding_step"].detach().to(p.device, torch.int64, copy=True)
+        for name, scale, dtype in zip(MOMENTS, SCALES, moment_dtypes(p, group), strict=True):
+            if name in saved:
+                state[p].pop(scale, None)
+                state[p] |= _in_type(saved[name].detach(), saved.get(scale), dtype, p.device, (name, scale))
+
+
+def _in_type(
+    x: Tensor, scales: Tensor | None, dtype: torch.dtype, device: torch.device, names: tuple[str, str]
+) -> dict[str, Tensor]:
+    """A copy of a saved moment in the type that a group keeps, with its scales where these are 8 bits."""
+    if scales is not None and x.dtype != dtype:
+        x, scales = blockwise.decode(x.to(device), scales.detach().to(device)), None
+    if dtype not in blockwise.CODES:
+        return {names[0]: x.to(device, dtype, copy=True)}
+    if scales is None:
+        return dict(zip(names, blockwise.encode(x.to(device), dtype), strict=True))
+    return dict(zip(names, (x.to(device, copy=True), scales.detach().to(device, copy=True)), strict=True))
+
+
+def moments(of_p: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """m and v of a parameter's state as numbers: as they are stored, or what codes of 8 bits stand for."""
+    stored = [(of_p[name], of_p.get(scale)) for name, scale in zip(MOMENTS, SCALES, strict=True)]
+    m, v = (x if scales is None else blockwise.decode(x, scales) for x, scales in stored)
+    return m, v

@@ -19,7 +19,7 @@ def undone_on_error(batches: Sequence[LayerBatch], ticks: Sequence[Tensor], stat
 
     ticks: counters of theirs that are advanced beside those of the state.
     """
-    written = [x for b in batches for x in chain(b.layers.p, b.layers.m, b.layers.v, b.steps)]
+    written = [x for b in batches for x in chain(b.layers.written(), b.steps)]
     written += ticks
     copies = [x.detach().clone() for x in written]
     layers = [(p, of_p) for b in batches for p, of_p in zip(b.params, b.states, strict=True)]

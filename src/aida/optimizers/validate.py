@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STATE_DTYPES = ("float32", "bfloat16")  # float16 cannot hold v, which squares gradients
+STATE_DTYPES = ("float32", "bfloat16", "int8")  # float16 cannot hold v, which squares gradients
 
 
 class Checked(Protocol):
@@ -67,7 +67,8 @@ def _check_together(group: Mapping[str, Any], betas_given: Iterable[Any]) -> Non
             f"`{'fused' if fused else 'foreach'}` does not support `differentiable`, which needs the "
             "tensor-by-tensor step: leave it None"
         )
-    if differentiable and (group.get("state_dtype") == "bfloat16" or group.get("stochastic_rounding")):
+    narrow = group.get("state_dtype") in ("bfloat16", "int8")
+    if differentiable and (narrow or group.get("stochastic_rounding")):
         raise RuntimeError(
             "`differentiable` is unavailable with stochastic rounding, which has no derivative: "
             "leave `state_dtype` None and `stochastic_rounding` False"
@@ -186,7 +187,7 @@ def _state_dtype(value: Any) -> str | None:
         raise refuse(
             "state_dtype",
             value,
-            "None, 'float32' or 'bfloat16' (float16 cannot hold v, which squares gradients)",
+            "None, 'float32', 'bfloat16' or 'int8' (float16 cannot hold v, which squares gradients)",
         )
     return name
 

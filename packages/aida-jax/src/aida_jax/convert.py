@@ -62,6 +62,11 @@ def state_from_torch(
         raise ValueError(
             "this state is empty: nothing was stepped yet, and optimizer.init(params) is its like"
         )
+    if coded := [name for name, of_p in by_name.items() if "exp_avg_scale" in of_p]:
+        raise ValueError(
+            f"the moments of {coded[0]!r} are codes of 8 bits, which stay in torch: load the state into an "
+            "optimizer of torch with state_dtype='float32' in its groups, and give what that one saves"
+        )
     m = {name: _array(of_p["exp_avg"]) for name, of_p in by_name.items()}
     v = {name: _array(of_p["exp_avg_var"]) for name, of_p in by_name.items()}
     pooled = any(v[name].ndim == 0 and m[name].ndim > 0 for name in m)

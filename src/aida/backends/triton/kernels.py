@@ -1,20 +1,22 @@
 # type: ignore
 """Device code of the fused step: the contract's six lines, once, over chunks of many layers.
 
-pointers [L, 4]: addresses of p, g, m, v.  chunks [C, 2]: layer, and place of the chunk in it.  numels [L].
+pointers [L, 6]: addresses of p, g, m, v, and of m's and v's scales where these are codes of 8 bits.
+chunks [C, 2]: layer, and place of the chunk in it.  numels [L].
 numbers [L, 8]: inv_bias2, eps_in_root, eps_out, step_size, decay_factor, alpha, beta, mean; float64, as all
 sums are.  mean: of r^2 for "pre", until pool puts u in its place; of u for "post".
 ranges [L, 2]: from which row of partial to which a layer's are.  layers: places of those that are launched.
 One program takes one chunk in blocks of ROWS x LANES elements. A sum is taken over LANES in FLOAT, then in
 float64 over rows, blocks and (total) chunks, always in one order: no atomics. A chunk whose FLOAT sums
 overflow is summed again, with every term in float64.
-Random bits are those of rounding.py.
+Random bits are those of rounding.py, codes those of blockwise.py.
 """
 
 import triton
 import triton.language as tl
 
 from ... import family
+from .elements import LIMIT, load, mix, moment, narrowed, store, store_moment
 
 
 def _on_device(function):
@@ -24,7 +26,6 @@ def _on_device(function):
 
 
 _project, _residual_factors = map(_on_device, (family.project, family.residual_factors))
-LIMIT = tl.constexpr(3.4028234663852886e38)  # float32's, as in optimizers/rule.py
 
 
 @triton.jit
@@ -39,11 +40,12 @@ def gram(
     P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
     M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
+    MS = _scales(pointers, layer, 4, start)
     scale = _scale(sign, grad_scale)
-    gg, gm, mm, dd = _gram(P, G, M, n, scale, b1, weight_decay, FLOAT, DECAY, ROWS, LANES, FLOAT)
+    gg, gm, mm, dd = _gram(P, G, M, MS, n, scale, b1, weight_decay, FLOAT, DECAY, ROWS, LANES, FLOAT)
     finite = gg + tl.abs(gm) + mm + dd < float("inf")
     if not finite:
-        gg, gm, mm, dd = _gram(P, G, M, n, scale, b1, weight_decay, FLOAT, DECAY, ROWS, LANES, tl.float64)
+        gg, gm, mm, dd = _gram(P, G, M, MS, n, scale, b1, weight_decay, FLOAT, DECAY, ROWS, LANES, tl.float64)
     out = partial + i * 4
     tl.store(out, gg)
     tl.store(out + 1, gm)
@@ -65,19 +67,21 @@ def stepsize(
     P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
     M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
+    MS = _scales(pointers, layer, 4, start)
     V = _pointer(pointers, layer, 3, start, V_TYPE, ALIGNED)
+    VS = _scales(pointers, layer, 5, start)
     row = numbers + layer * 8
     scale = _scale(sign, grad_scale)
     total = tl.zeros([ROWS], tl.float64)
     count = tl.zeros([ROWS], tl.float64)
     at = _block(ROWS, LANES)
     for _ in range(n // (ROWS * LANES)):
-        a, b = _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, False)
+        a, b = _stepsizes(P, G, M, V, MS, VS, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, False)
         total += a
         count += b
         at += ROWS * LANES
     if n % (ROWS * LANES) != 0:
-        a, b = _stepsizes(P, G, M, V, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, True)
+        a, b = _stepsizes(P, G, M, V, MS, VS, row, at, n, scale, b1, b2, weight_decay, FLOAT, DECAY, True)
         total += a
         count += b
     tl.store(partial + i * 2, tl.sum(total, axis=0))
@@ -144,10 +148,10 @@ def pool(pointers, layers, numbers, found_inf, b2: tl.float64, V_TYPE: tl.conste
     if _skipped(found_inf):
         return
     layer = tl.load(layers + tl.program_id(0))
-    V = tl.load(pointers + layer * 4 + 3).to(tl.pointer_type(V_TYPE))
+    V = tl.load(pointers + layer * 6 + 3).to(tl.pointer_type(V_TYPE))
     row = numbers + layer * 8
     v = b2 * tl.load(V).to(tl.float64) + (1 - b2) * tl.load(row + 7)
-    tl.store(V, _narrowed(v, V))
+    tl.store(V, narrowed(v, V))
     tl.store(row + 7, _stepsize(v, row, tl.float64))
 
 
@@ -167,7 +171,9 @@ def apply(
     P = _pointer(pointers, layer, 0, start, P_TYPE, ALIGNED)
     G = _pointer(pointers, layer, 1, start, G_TYPE, ALIGNED)
     M = _pointer(pointers, layer, 2, start, M_TYPE, ALIGNED)
+    MS = _scales(pointers, layer, 4, start)
     V = _pointer(pointers, layer, 3, start, V_TYPE, ALIGNED)  # of no use where it is pooled
+    VS = _scales(pointers, layer, 5, start)
     row = numbers + layer * 8
     key = tl.load(keys + layer).to(tl.uint32) if ROUND else 0
     key = start.to(tl.uint32) * 0x9E3779B9 + key if ROUND else 0
@@ -175,14 +181,14 @@ def apply(
     at = _block(ROWS, LANES)
     for _ in range(n // (ROWS * LANES)):
         _update(
-            P, G, M, V, row, key, at, n, scale, b1, b2, weight_decay,
-            FLOAT, LAYERWISE, ROUND, ROUND_P, DECAY, False,
+            P, G, M, V, MS, VS, row, key, at, n, scale, b1, b2, weight_decay,
+            FLOAT, LAYERWISE, ROUND, ROUND_P, DECAY, False, ROWS, LANES,
         )  # fmt: skip
         at += ROWS * LANES
     if n % (ROWS * LANES) != 0:
         _update(
-            P, G, M, V, row, key, at, n, scale, b1, b2, weight_decay,
-            FLOAT, LAYERWISE, ROUND, ROUND_P, DECAY, True,
+            P, G, M, V, MS, VS, row, key, at, n, scale, b1, b2, weight_decay,
+            FLOAT, LAYERWISE, ROUND, ROUND_P, DECAY, True, ROWS, LANES,
         )  # fmt: skip
 
 
@@ -207,7 +213,7 @@ def _usable(c):
 
 @triton.jit
 def _gram(
-    P, G, M, n, scale, b1, weight_decay,
+    P, G, M, MS, n, scale, b1, weight_decay,
     FLOAT: tl.constexpr, DECAY: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """gg, gm, mm, dd of a chunk, over LANES in SUM."""
@@ -217,14 +223,14 @@ def _gram(
     dd = tl.zeros([ROWS], tl.float64)
     at = _block(ROWS, LANES)
     for _ in range(n // (ROWS * LANES)):
-        a, b, c, d = _products(P, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, False, SUM)
+        a, b, c, d = _products(P, G, M, MS, at, n, scale, b1, weight_decay, FLOAT, DECAY, False, SUM)
         gg += a
         gm += b
         mm += c
         dd += d
         at += ROWS * LANES
     if n % (ROWS * LANES) != 0:
-        a, b, c, d = _products(P, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, True, SUM)
+        a, b, c, d = _products(P, G, M, MS, at, n, scale, b1, weight_decay, FLOAT, DECAY, True, SUM)
         gg += a
         gm += b
         mm += c
@@ -234,11 +240,11 @@ def _gram(
 
 @triton.jit
 def _products(
-    P, G, M, at, n, scale, b1, weight_decay,
+    P, G, M, MS, at, n, scale, b1, weight_decay,
     FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    p = _load(P, at, n, FLOAT, MASKED) if DECAY else 0.0
-    g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
+    p = load(P, at, n, FLOAT, MASKED) if DECAY else 0.0
+    g, m = _gradient_and_momentum(p, G, M, MS, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
     g = g.to(SUM)
     m = m.to(SUM)
     d = m - g
@@ -247,52 +253,63 @@ def _products(
 
 @triton.jit
 def _stepsizes(
-    P, G, M, V, row, at, n, scale, b1, b2, weight_decay,
+    P, G, M, V, MS, VS, row, at, n, scale, b1, b2, weight_decay,
     FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    p = _load(P, at, n, FLOAT, MASKED) if DECAY else 0.0
-    g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
-    v = _variance(g, m, V, row, at, n, b2, FLOAT, MASKED)
+    p = load(P, at, n, FLOAT, MASKED) if DECAY else 0.0
+    g, m = _gradient_and_momentum(p, G, M, MS, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
+    v = _variance(g, m, V, VS, row, at, n, b2, FLOAT, MASKED)
     counted = (at < n) & (v != 0)
     return _row_sums(tl.where(counted, _stepsize(v, row, FLOAT), 0.0)), _row_sums(counted.to(FLOAT))
 
 
 @triton.jit
 def _update(
-    P, G, M, V, row, key, at, n, scale, b1, b2, weight_decay,
+    P, G, M, V, MS, VS, row, key, at, n, scale, b1, b2, weight_decay,
     FLOAT: tl.constexpr, LAYERWISE: tl.constexpr, ROUND: tl.constexpr, ROUND_P: tl.constexpr,
-    DECAY: tl.constexpr, MASKED: tl.constexpr,
+    DECAY: tl.constexpr, MASKED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    p = _load(P, at, n, FLOAT, MASKED)
-    g, m = _gradient_and_momentum(p, G, M, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
-    word = _mix(at.to(tl.uint32) * 0x9E3779B9 + key) if ROUND else at.to(tl.uint32)
+    p = load(P, at, n, FLOAT, MASKED)
+    g, m = _gradient_and_momentum(p, G, M, MS, at, n, scale, b1, weight_decay, FLOAT, DECAY, MASKED)
+    word = mix(at.to(tl.uint32) * 0x9E3779B9 + key) if ROUND else at.to(tl.uint32)
     if LAYERWISE != "pre":
-        v = _variance(g, m, V, row, at, n, b2, FLOAT, MASKED)
-        _store(V, at, n, v, word >> 16, ROUND, MASKED)
+        v = _variance(g, m, V, VS, row, at, n, b2, FLOAT, MASKED)
+        store_moment(V, VS, at, n, v, word >> 16, ROUND, MASKED, ROWS, LANES)
     u = _stepsize(v, row, FLOAT) if LAYERWISE is None else tl.load(row + 7).to(FLOAT)
     decay_factor = tl.load(row + 4).to(FLOAT)
     step_size = tl.load(row + 3).to(FLOAT)
-    _store(M, at, n, m, word & 0xFFFF, ROUND, MASKED)
-    _store(P, at, n, decay_factor * p - step_size * u * m, (word * 0xD35A2D97) >> 16, ROUND_P, MASKED)
+    store_moment(M, MS, at, n, m, word & 0xFFFF, ROUND, MASKED, ROWS, LANES)
+    store(P, at, n, decay_factor * p - step_size * u * m, (word * 0xD35A2D97) >> 16, ROUND_P, MASKED)
 
 
 @triton.jit
 def _gradient_and_momentum(
-    p, G, M, at, n, scale, b1, weight_decay, FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr
+    p,
+    G,
+    M,
+    MS,
+    at,
+    n,
+    scale,
+    b1,
+    weight_decay,
+    FLOAT: tl.constexpr,
+    DECAY: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
-    g = scale.to(FLOAT) * _load(G, at, n, FLOAT, MASKED)
+    g = scale.to(FLOAT) * load(G, at, n, FLOAT, MASKED)
     if DECAY:
         g += tl.full([], weight_decay, FLOAT) * p
-    m = _load(M, at, n, FLOAT, MASKED)
+    m = moment(M, MS, at, n, FLOAT, MASKED)
     return g, tl.full([], b1, FLOAT) * m + tl.full([], 1 - b1, FLOAT) * g
 
 
 @triton.jit
-def _variance(g, m, V, row, at, n, b2, FLOAT: tl.constexpr, MASKED: tl.constexpr):
+def _variance(g, m, V, VS, row, at, n, b2, FLOAT: tl.constexpr, MASKED: tl.constexpr):
     alpha = tl.load(row + 5).to(FLOAT)
     beta = tl.load(row + 6).to(FLOAT)
     r = beta * m - alpha * g
-    v = _load(V, at, n, FLOAT, MASKED)
+    v = moment(V, VS, at, n, FLOAT, MASKED)
     return tl.full([], b2, FLOAT) * v + tl.full([], 1 - b2, FLOAT) * (r * r)
 
 
@@ -325,10 +342,16 @@ def _chunk(chunks, numels, i, CHUNK: tl.constexpr):
 
 @triton.jit
 def _pointer(pointers, layer, which, start, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    X = tl.load(pointers + layer * 4 + which).to(tl.pointer_type(TYPE)) + start
+    X = tl.load(pointers + layer * 6 + which).to(tl.pointer_type(TYPE)) + start
     if ALIGNED:  # else no load is of 16 bytes
         X = tl.multiple_of(X, 16)
     return X
+
+
+@triton.jit
+def _scales(pointers, layer, which, start):
+    """Of m (4) or v (5) from the chunk's first block on; of no use where that is not codes."""
+    return tl.load(pointers + layer * 6 + which).to(tl.pointer_type(tl.float32)) + start // 256
 
 
 @triton.jit
@@ -349,39 +372,3 @@ def _scale(sign, grad_scale):
 @triton.jit
 def _skipped(found_inf):
     return False if found_inf is None else tl.load(found_inf) > 0
-
-
-@triton.jit
-def _load(X, at, n, FLOAT: tl.constexpr, MASKED: tl.constexpr):
-    # A mask by an n that is not known when compiling keeps loads from being wide: whole blocks have none.
-    x = tl.load(X + at, mask=at < n, other=0) if MASKED else tl.load(X + at)
-    return x.to(FLOAT)
-
-
-@triton.jit
-def _store(X, at, n, x, bits, ROUND: tl.constexpr, MASKED: tl.constexpr):
-    if ROUND and X.dtype.element_ty == tl.bfloat16:
-        x = x.to(tl.float32)
-        rounded = (x.to(tl.uint32, bitcast=True) + bits) >> 16
-        x = tl.where(x == x, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        x = _narrowed(x, X)
-    if MASKED:
-        tl.store(X + at, x, mask=at < n)
-    else:
-        tl.store(X + at, x)
-
-
-@triton.jit
-def _narrowed(x, X):
-    # By way of float32, as torch does: Triton 3.2 aborts the process on float64 to bfloat16.
-    if X.dtype.element_ty == tl.bfloat16:
-        x = x.to(tl.float32)
-    return x.to(X.dtype.element_ty)
-
-
-@triton.jit
-def _mix(x):
-    x = (x ^ (x >> 16)) * 0x21F0AAAD
-    x = (x ^ (x >> 15)) * 0xD35A2D97
-    return x ^ (x >> 15)

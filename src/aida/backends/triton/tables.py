@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class Found:
 
     layout: Layout
     addresses: list[int]
-    pointers: Tensor  # [L, 4]
+    pointers: Tensor  # [L, 6]
     layers: list[Four]  # as the kernels see them; after the step none, since they hold gradients
     copied: bool  # whether some are copies
 
@@ -61,14 +62,15 @@ def find(layers: Layers, chunk: int) -> Found:
         last = None
     addresses: list[int] = []
     if last is not None and not last.copied and layers.addresses is not None:
-        addresses = layers.addresses.T.ravel().tolist()
-        if (layers.addresses % 16 == 0).all(0).tolist() == last.layout.aligned:
+        addresses = _row_by_row(layers.addresses)
+        if (layers.addresses[:4] % 16 == 0).all(0).tolist() == last.layout.aligned:
             layout, copied = last.layout, False
     if layout is None:
         given, fours = fours, [_flat(four) for four in fours]
         pairs = zip(chain.from_iterable(given), chain.from_iterable(fours), strict=True)
         copied = any(a is not b for a, b in pairs)
-        addresses = [x.data_ptr() for four in fours for x in four]
+        columns = [*map(list, zip(*fours, strict=True)), layers.m_scale, layers.v_scale]
+        addresses = _row_by_row(np.array([[x.data_ptr() for x in column] for column in columns if column]))
         kinds = [_kind(four) for four in fours]
         depends_on = device, chunk, layers.numel, [p.numel() for p, *_ in fours], kinds
         layout = last.layout if last is not None and last.layout.depends_on == depends_on else None
@@ -116,6 +118,13 @@ def write_back(layers: Layers) -> None:
             if to is not x:
                 to.copy_(x)
     found.layers = []
+
+
+def _row_by_row(addresses: np.ndarray) -> list[int]:
+    """Of the pointers' table, from columns of which those of scales may be missing."""
+    table = np.zeros((addresses.shape[1], 6), np.int64)
+    table[:, : len(addresses)] = addresses.T
+    return table.ravel().tolist()
 
 
 def _flat(four: Four) -> Four:

@@ -1,0 +1,92 @@
+// Moments of 8 bits, as src/aida/backends/blockwise.py specifies them. A tile begins at a whole block.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "elements.hpp"
+
+constexpr int BLOCK = 256;
+constexpr float TINY = std::numeric_limits<float>::min(), LARGEST = 3e38f;
+
+// The n elements of m from `at` on as T, as load() gives them.
+template <class T>
+INLINE T* load_m(const Layer& layer, int64_t at, int n, T* buffer) {
+  if (layer.m_type != INT8) return load(layer.m, layer.m_type, at, n, buffer);
+  auto* codes = static_cast<const int8_t*>(layer.m) + at;
+  for (int first = 0; first < n; first += BLOCK) {
+    const T unit = T(layer.m_scale[(at + first) / BLOCK]) / 127;
+    const int last = std::min(first + BLOCK, n);
+#pragma omp simd
+    for (int i = first; i < last; i++) buffer[i] = T(codes[i]) * unit;
+  }
+  return buffer;
+}
+
+template <class T>
+INLINE T* load_v(const Layer& layer, int64_t at, int n, T* buffer) {
+  if (layer.v_type != UINT8) return load(layer.v, layer.v_type, at, n, buffer);
+  auto* codes = static_cast<const uint8_t*>(layer.v) + at;
+  for (int first = 0; first < n; first += BLOCK) {
+    const T unit = T(layer.v_scale[(at + first) / BLOCK]) / (255 * 255);
+    const int last = std::min(first + BLOCK, n);
+#pragma omp simd
+    for (int i = first; i < last; i++) buffer[i] = T(codes[i]) * T(codes[i]) * unit;
+  }
+  return buffer;
+}
+
+template <class T>
+INLINE float scale_of(int n, const T* x) {
+  float largest = 0;
+#pragma omp simd reduction(max : largest)
+  for (int i = 0; i < n; i++) {
+    const float magnitude = std::fabs(float(x[i]));
+    largest = magnitude > largest ? magnitude : largest;  // no nan is
+  }
+  return std::min(largest, LARGEST);
+}
+
+// x in units of its block's scale: from -1 to 1, 0 where it is no number.
+INLINE float relative(float x, float inverse) {
+  const float z = x * inverse;
+  const float held = z > 1 ? 1 : z < -1 ? -1 : z;
+  return z == z ? held : 0;
+}
+
+// words: the elements' random ones; null: to the nearest.
+template <class T>
+INLINE void encode_m(const Layer& layer, int64_t at, int n, const T* x, const uint32_t* words) {
+  auto* codes = static_cast<int8_t*>(layer.m) + at;
+  for (int first = 0; first < n; first += BLOCK) {
+    const int last = std::min(first + BLOCK, n);
+    const float scale = scale_of(last - first, x + first), inverse = 1 / std::max(scale, TINY);
+    layer.m_scale[(at + first) / BLOCK] = scale;
+#pragma omp simd
+    for (int i = first; i < last; i++) {
+      const float share = float(int32_t(words ? words[i] & 0xffff : 0x8000)) * 0x1p-16f;
+      const float y = 127 * relative(float(x[i]), inverse);
+      const int32_t towards_0 = int32_t(y), low = towards_0 - (float(towards_0) > y);
+      codes[i] = int8_t(low + (share < y - float(low)));
+    }
+  }
+}
+
+template <class T>
+INLINE void encode_v(const Layer& layer, int64_t at, int n, const T* x, const uint32_t* words) {
+  auto* codes = static_cast<uint8_t*>(layer.v) + at;
+  for (int first = 0; first < n; first += BLOCK) {
+    const int last = std::min(first + BLOCK, n);
+    const float scale = scale_of(last - first, x + first), inverse = 1 / std::max(scale, TINY);
+    layer.v_scale[(at + first) / BLOCK] = scale;
+#pragma omp simd
+    for (int i = first; i < last; i++) {
+      const float share = float(int32_t(words ? words[i] >> 16 : 0x8000)) * 0x1p-16f;
+      const float y = 255 * 255 * relative(float(x[i]), inverse);
+      const int32_t low = int32_t(std::sqrt(y));
+      const float k = float(low);
+      const int32_t code = low + (share * (2 * k + 1) < y - k * k);
+      codes[i] = uint8_t(code == 0 && float(x[i]) > 0 ? 1 : code);
+    }
+  }
+}
