@@ -26,7 +26,7 @@ def gap(codes, scales, steps=0):
 
 
 def wider_gap(codes, scales):
-    """Of those to the next smaller and the next larger code; a v that moved is at least 1, from anywhere below."""
+    """Of the gaps to the next smaller and the next larger code; a v that moved may be far below code 1."""
     return torch.maximum(gap(codes, scales), gap(codes, scales, -1))
 
 

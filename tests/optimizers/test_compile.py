@@ -16,6 +16,7 @@ CASES = [
     (aida.LAida, dict(weight_decay=0.1)),
     (aida.Aida, dict(capturable=True, maximize=True)),
     (aida.Aida, LOW),
+    (aida.Aida, dict(state_dtype="int8")),
     (Damped, dict(power=0.5)),
     (Damped, LOW),
     (made(rule=lambda dd, gm: (gm / (dd + gm.abs() + 1e-30), 1.0)), dict(capturable=True, **LOW)),

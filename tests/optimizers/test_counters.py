@@ -107,3 +107,20 @@ def test_a_counter_for_rounding_that_is_none_is_refused(strange):
     with pytest.raises(RuntimeError, match=r"a rounding_step is .*: nothing was stepped"):
         step(optimizer)
     assert float(state["step"]) == 1
+
+
+@pytest.mark.parametrize("count", [-1.0, -5.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_a_counter_that_is_no_number_of_steps_is_refused_whole(count, all_of_them):
+    params = [Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = optimizer_of(params)
+    step(optimizer)
+    for p in params if all_of_them else params[1:]:
+        optimizer.state[p]["step"].fill_(count)
+    before = snapshot(optimizer)
+    with pytest.raises(
+        RuntimeError, match=f"a step counter is {count}, which is no number .*nothing was stepped"
+    ):
+        step(optimizer)
+    for ours, theirs in zip(snapshot(optimizer), before, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)

@@ -19,9 +19,7 @@ SHAPES = ((40, 30), (5,), ())
 WAYS = [dict(foreach=False), dict(foreach=True)] + [dict(fused=True)] * (
     cpu.unsupported_reason(torch.float32) is None
 )
-every_backend = pytest.mark.parametrize(
-    "way", WAYS, ids=lambda way: next(iter(way)) + str([*way.values()][0])
-)
+every_backend = pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, *way.items())))
 
 
 def run(cls, steps=5, dtype=torch.float32, shapes=SHAPES, **arguments):
@@ -143,7 +141,7 @@ def test_a_state_of_another_type_is_converted(cls, dtype, other):
 
 
 def test_the_memory_format_of_a_model_may_change():
-    """Blocks are counted over elements, not over memory: codes of a channels_last model are those of another."""
+    """Blocks are counted over elements, not over memory: a channels_last model has the codes of another."""
     ends = []
     plain, last = torch.contiguous_format, torch.channels_last
     for formats in [(plain, plain), (last, last), (last, plain)]:

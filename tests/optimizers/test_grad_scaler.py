@@ -93,3 +93,12 @@ def test_found_inf_of_0_without_a_scale_is_a_plain_step(kind):
     for optimizer in (plain, told):
         train(optimizer, range(3))
     assert_bitwise(snapshot(told), snapshot(plain))
+
+
+@every_kind
+def test_a_scale_without_found_inf_divides(kind):
+    plain, told = (make(INFOS[0], kind, torch.float32, {}) for _ in range(2))
+    told.grad_scale = torch.full((), 4.0)
+    train(plain, range(3))
+    train(told, range(3), scale=4.0)
+    assert_bitwise(snapshot(told), snapshot(plain))

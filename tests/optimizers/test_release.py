@@ -62,9 +62,10 @@ def test_parameters_are_those_of_a_step(case):
     members.assert_bitwise(members.snapshot(one), members.snapshot(other))
 
 
-def test_rounding_at_random_is_that_of_a_step():
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "int8"])
+def test_rounding_at_random_is_that_of_a_step(state_dtype):
     nets = model(), model()
-    one, other = (aida.Aida(net.parameters(), lr=1e-2, state_dtype=torch.bfloat16) for net in nets)
+    one, other = (aida.Aida(net.parameters(), lr=1e-2, state_dtype=state_dtype) for net in nets)
     with aida.release_gradients(one, nets[0]):
         backward(nets[0], 0)
     backward(nets[1], 0)

@@ -337,6 +337,11 @@ def refusals_say_what_to_do():
     optimizer.state[p]["exp_avg"] = torch.zeros(4, 2)
     raises(RuntimeError, "set_optimizer_state_dict", optimizer.step)
 
+    raises(ValueError, "set state_dtype='bfloat16'", lambda: aida.Aida([p], state_dtype="int8"))
+    optimizer = aida.Aida([p])
+    optimizer.param_groups[0]["state_dtype"] = "int8"
+    raises(RuntimeError, "a piece of a sharded layer", optimizer.step)
+
     q = torch.nn.Parameter(torch.ones(4, 2))
     optimizer = aida.Aida([q])
     optimizer.param_groups[0]["params"] = [torch.nn.Parameter(torch.ones(8))]
