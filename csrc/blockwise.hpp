@@ -7,6 +7,7 @@
 #include "elements.hpp"
 
 constexpr int BLOCK = 256;
+constexpr uint32_t NEAREST = 0x8000;
 constexpr float TINY = std::numeric_limits<float>::min(), LARGEST = 3e38f;
 
 // The n elements of m from `at` on as T, as load() gives them.
@@ -54,21 +55,34 @@ INLINE float relative(float x, float inverse) {
   return z == z ? held : 0;
 }
 
+INLINE float inverse_of(float scale) { return 1 / std::max(scale, TINY); }
+
+// The codes of x, from the inverse of its block's scale and 16 bits.
+INLINE int32_t code_of_m(float x, float inverse, uint32_t bits) {
+  const float y = 127 * relative(x, inverse), share = float(int32_t(bits)) * 0x1p-16f;
+  const int32_t towards_0 = int32_t(y), low = towards_0 - (float(towards_0) > y);
+  return low + (share < y - float(low));
+}
+
+INLINE int32_t code_of_v(float x, float inverse, uint32_t bits) {
+  const float y = 255 * 255 * relative(x, inverse), share = float(int32_t(bits)) * 0x1p-16f;
+  const int32_t low = int32_t(std::sqrt(y));
+  const float k = float(low);
+  const int32_t code = low + (share * (2 * k + 1) < y - k * k);
+  return code == 0 && x > 0 ? 1 : code;
+}
+
 // words: the elements' random ones; null: to the nearest.
 template <class T>
 INLINE void encode_m(const Layer& layer, int64_t at, int n, const T* x, const uint32_t* words) {
   auto* codes = static_cast<int8_t*>(layer.m) + at;
   for (int first = 0; first < n; first += BLOCK) {
     const int last = std::min(first + BLOCK, n);
-    const float scale = scale_of(last - first, x + first), inverse = 1 / std::max(scale, TINY);
+    const float scale = scale_of(last - first, x + first), inverse = inverse_of(scale);
     layer.m_scale[(at + first) / BLOCK] = scale;
 #pragma omp simd
-    for (int i = first; i < last; i++) {
-      const float share = float(int32_t(words ? words[i] & 0xffff : 0x8000)) * 0x1p-16f;
-      const float y = 127 * relative(float(x[i]), inverse);
-      const int32_t towards_0 = int32_t(y), low = towards_0 - (float(towards_0) > y);
-      codes[i] = int8_t(low + (share < y - float(low)));
-    }
+    for (int i = first; i < last; i++)
+      codes[i] = int8_t(code_of_m(float(x[i]), inverse, words ? words[i] & 0xffff : NEAREST));
   }
 }
 
@@ -77,16 +91,10 @@ INLINE void encode_v(const Layer& layer, int64_t at, int n, const T* x, const ui
   auto* codes = static_cast<uint8_t*>(layer.v) + at;
   for (int first = 0; first < n; first += BLOCK) {
     const int last = std::min(first + BLOCK, n);
-    const float scale = scale_of(last - first, x + first), inverse = 1 / std::max(scale, TINY);
+    const float scale = scale_of(last - first, x + first), inverse = inverse_of(scale);
     layer.v_scale[(at + first) / BLOCK] = scale;
 #pragma omp simd
-    for (int i = first; i < last; i++) {
-      const float share = float(int32_t(words ? words[i] >> 16 : 0x8000)) * 0x1p-16f;
-      const float y = 255 * 255 * relative(float(x[i]), inverse);
-      const int32_t low = int32_t(std::sqrt(y));
-      const float k = float(low);
-      const int32_t code = low + (share * (2 * k + 1) < y - k * k);
-      codes[i] = uint8_t(code == 0 && float(x[i]) > 0 ? 1 : code);
-    }
+    for (int i = first; i < last; i++)
+      codes[i] = uint8_t(code_of_v(float(x[i]), inverse, words ? words[i] >> 16 : NEAREST));
   }
 }

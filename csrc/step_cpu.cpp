@@ -108,9 +108,54 @@ INLINE void apply_narrow(const Layer& layer, const Step& s, int64_t begin, int64
   }
 }
 
-bool is_narrow(const Layer& l, const Step& s) {
-  return s.mode == ELEMENTWISE && s.round_moments && l.p_type == FLOAT32 && l.g_type == FLOAT32 &&
-         l.m_type == BFLOAT16 && l.v_type == BFLOAT16;
+bool is_narrow(const Layer& l, const Step& s, Type m, Type v) {
+  return s.mode == ELEMENTWISE && s.round_moments && l.p_type == FLOAT32 && l.g_type == FLOAT32 && l.m_type == m &&
+         l.v_type == v;
+}
+
+// As apply_narrow, block by block, for m and v of 8 bits.
+template <bool decay>
+INLINE void apply_coded(const Layer& layer, const Step& s, int64_t begin, int64_t end) {
+  alignas(64) float m_buffer[BLOCK], v_buffer[BLOCK];
+  alignas(64) int32_t m_codes[BLOCK], v_codes[BLOCK];
+  const Numbers<float> k(layer, s);
+  const float sign = float(s.sign), weight_decay = float(s.weight_decay);
+  for (int64_t at = begin; at < end; at += BLOCK) {
+    const int n = int(std::min<int64_t>(BLOCK, end - at));
+    const float* g = static_cast<const float*>(layer.g) + at;
+    float* p = static_cast<float*>(layer.p) + at;
+    auto* m = static_cast<int8_t*>(layer.m) + at;
+    auto* v = static_cast<uint8_t*>(layer.v) + at;
+    float &m_scale = layer.m_scale[at / BLOCK], &v_scale = layer.v_scale[at / BLOCK];
+    const float m_unit = m_scale / 127, v_unit = v_scale / (255 * 255);
+    float m_most = 0, v_most = 0;
+#pragma omp simd
+    for (int i = 0; i < n; i++) m_codes[i] = m[i], v_codes[i] = v[i];
+#pragma omp simd reduction(max : m_most, v_most)
+    for (int i = 0; i < n; i++) {
+      const float gi = decay ? sign * g[i] + weight_decay * p[i] : sign * g[i];
+      const float mi = k.b1 * (float(m_codes[i]) * m_unit) + k.c1 * gi;
+      const float r = k.beta * mi - k.alpha * gi;
+      const float vi = k.b2 * (float(v_codes[i] * v_codes[i]) * v_unit) + k.c2 * (r * r);
+      p[i] = k.decay_factor * p[i] - k.step_size / k.inverse(vi) * mi;
+      m_buffer[i] = mi;
+      v_buffer[i] = vi;
+      m_most = std::fabs(mi) > m_most ? std::fabs(mi) : m_most;
+      v_most = vi > v_most ? vi : v_most;
+    }
+    m_scale = std::min(m_most, LARGEST);
+    v_scale = std::min(v_most, LARGEST);
+    const float of_m = inverse_of(m_scale), of_v = inverse_of(v_scale);
+    const uint32_t first = uint32_t(at) * WEYL + layer.key;
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+      const uint32_t word = mix(first + uint32_t(i) * WEYL);
+      m_codes[i] = code_of_m(m_buffer[i], of_m, word & 0xffff);
+      v_codes[i] = code_of_v(v_buffer[i], of_v, word >> 16);
+    }
+#pragma omp simd
+    for (int i = 0; i < n; i++) m[i] = int8_t(m_codes[i]), v[i] = uint8_t(v_codes[i]);
+  }
 }
 
 template <class T>
@@ -163,9 +208,12 @@ struct Variant {
     is_wide(l) ? stepsize_of<double>(l, s, begin, end, sums) : stepsize_of<float>(l, s, begin, end, sums); \
   }                                                                                                      \
   target void apply_##name(const Layer& l, const Step& s, int64_t begin, int64_t end) {                  \
+    const bool decay = s.weight_decay != 0;                                                              \
     if (is_wide(l)) return apply_of<double>(l, s, begin, end);                                           \
-    if (is_narrow(l, s) && s.weight_decay != 0) return apply_narrow<true>(l, s, begin, end);             \
-    if (is_narrow(l, s)) return apply_narrow<false>(l, s, begin, end);                                   \
+    if (is_narrow(l, s, BFLOAT16, BFLOAT16))                                                             \
+      return decay ? apply_narrow<true>(l, s, begin, end) : apply_narrow<false>(l, s, begin, end);       \
+    if (is_narrow(l, s, INT8, UINT8))                                                                    \
+      return decay ? apply_coded<true>(l, s, begin, end) : apply_coded<false>(l, s, begin, end);         \
     apply_of<float>(l, s, begin, end);                                                                   \
   }                                                                                                      \
   constexpr Variant name{gram_##name, stepsize_##name, apply_##name};

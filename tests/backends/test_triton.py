@@ -101,7 +101,8 @@ def entries():
     from aida.backends.triton import kernels as triton_kernels
 
     for name, x in vars(triton_kernels).items():
-        if isinstance(x, triton.JITFunction) and not name.startswith("_"):
+        own = isinstance(x, triton.JITFunction) and x.fn.__module__ == triton_kernels.__name__
+        if own and not name.startswith("_"):
             for layerwise in (None, "pre", "post") if "LAYERWISE" in x.arg_names else (None,):
                 yield name, layerwise
 

@@ -49,8 +49,8 @@ CONSTRUCTOR = [
     ("aida.LAdam(model.parameters(), layerwise='mean')", ValueError,
      "Invalid layerwise: 'mean'; it must be 'pre' or 'post'"),
     ("aida.Aida(model.parameters(), state_dtype='float16')", ValueError,
-     "Invalid state_dtype: 'float16'; it must be None, 'float32', 'bfloat16' or 'int8' (float16 cannot hold v, "
-     "which squares gradients)"),
+     "Invalid state_dtype: 'float16'; it must be None, 'float32', 'bfloat16' or 'int8' (float16 cannot hold "
+     "v, which squares gradients)"),
     ("aida.Aida(model.parameters(), fused=True, foreach=True)", RuntimeError,
      "`fused` and `foreach` cannot be `True` together; leave one of them None"),
     ("aida.Aida([{'params': model.parameters(), 'weight_deacy': 0.1}])", UserWarning,
