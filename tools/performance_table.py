@@ -24,6 +24,7 @@ OURS = ("Aida", "AdaBelief", "AdamPlus", "LAdam", "LAdaBelief", "LAida")
 SHOWN = [
     *(f"{name}, fused" for name in OURS),
     "Aida, fused, bfloat16 moments",
+    "Aida, fused, int8 moments",
     "torch AdamW, foreach",
     "torch SGD, fused",
     "pytorch_optimizer Aida, loop",

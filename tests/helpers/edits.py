@@ -160,7 +160,7 @@ def seen(x: Tensor) -> Any:
     facts = *facts, x.stride(), x.storage_offset(), x.untyped_storage().nbytes()
     if not readable(x):
         return facts, None
-    whole = x.detach().resolve_neg().contiguous().reshape(-1)
+    whole = x.detach().resolve_neg().clone(memory_format=torch.contiguous_format).reshape(-1)
     return facts, whole.view(torch.uint8).numpy().tobytes()
 
 

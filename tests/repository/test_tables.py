@@ -36,7 +36,7 @@ def test_training_in_8_bits():
     page = ROOT / "docs" / "results" / "int8"
     rows = map(json.loads, (page / "rows.jsonl").read_text().splitlines())
     lines = script["tables"](rows)
-    assert len(lines) >= 2 * 2 + 3 * 3 + 1
+    assert len(lines) == 2 + 3 * 3
     assert [line for line in lines if line not in (page / "README.md").read_text().splitlines()] == []
 
 

@@ -145,8 +145,6 @@ class LayerCache:
 
 def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: Any) -> bool:
     """Whether all but the gradients is as it was, and they are alike; then they are taken over."""
-    if found.described is None or len(params) != len(found.params):
-        return False
     if not all(map(is_, _choices(group), found.choices)) or not _same_states(found, state):
         return False
     grads: list[Any] = [p.grad for p in params]
@@ -157,6 +155,7 @@ def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: 
         grads = [g for g in grads if g is not None]
         params = found.with_gradient
     described = _describe(params, grads, found.states, found.written)
+    assert found.described is not None  # where nothing can be compared, numbers have told them apart
     if described is None or not described.same(found.described):
         return False
     addresses = described.addresses[len(grads) : 2 * len(grads)]
@@ -201,7 +200,7 @@ def _found(
     whole_numel: Mapping[Tensor, int],
 ) -> _Found:
     """The batches with what they depend on; without it where a later step could not compare it."""
-    lost = _Found([], (), [], [], [], (), [], None, batches)
+    lost = _Found([], (), [], [], [], (), [], None, batches)  # whose numbers are no part's
     with_gradient = [p for p in params if p.grad is not None]
     if not batches or any(batch.cut for batch in batches) or any(map(whole_numel.get, with_gradient)):
         return lost

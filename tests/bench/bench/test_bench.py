@@ -104,7 +104,7 @@ def test_every_member_and_backend_is_planned():
     wanted = {(c.name, c.backend, c.moments) for _, _, cs in bench.plan(["vgg11"], [1, 2]) for c in cs}
     for member in bench.MEMBERS:
         for backend in bench.BACKENDS:
-            assert {(member, backend, "float32"), (member, backend, "bfloat16")} <= wanted
+            assert {(member, backend, moments) for moments in ("float32", "bfloat16", "int8")} <= wanted
 
 
 def test_markdown():

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def label(row: Row) -> str:
-    moments = ", bfloat16 moments" if row["moments"] == "bfloat16" else ""
+    moments = "" if row["moments"] == "float32" else f", {row['moments']} moments"
     return f"{row['optimizer']}, {row['backend']}{moments}"
 
 
