@@ -222,7 +222,7 @@ def test_addresses_are_uploaded_when_they_have_changed(monkeypatch):
     assert uploads == []
     x.g[0] = x.g[0] * 2
     triton.prepare(x)
-    assert uploads == [[t.data_ptr() for t in (x.p[0], x.g[0], x.m[0], x.v[0])]]
+    assert uploads == [[*(t.data_ptr() for t in (x.p[0], x.g[0], x.m[0], x.v[0])), 0, 0]]
     assert not torch.equal(triton.gram(x, scalars(n=1)), first)
     assert x.prepared.layout.aligned == [True]
     x.g[0] = torch.cat([x.g[0], -x.g[0]])[5:]  # 40 bytes behind what is aligned to 16
