@@ -42,6 +42,10 @@ MODULES = {
         "aida.backends.rounding",
         ["tests/backends/test_rounding.py", "tests/optimizers/test_low_precision.py"],
     ),
+    "blockwise": (
+        "aida.backends.blockwise",
+        ["tests/backends/test_blockwise.py", "tests/optimizers/test_eight_bits.py"],
+    ),
     "step": (
         "aida.optimizers.step",
         [
