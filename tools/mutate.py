@@ -53,7 +53,6 @@ MODULES = {
             "tests/optimizers/test_low_precision.py", "tests/family/test_rules.py", "tests/published",
             "tests/optimizers/test_members.py", "tests/optimizers/test_torch_tensors.py",
             "tests/optimizers/test_torch_contract.py", "tests/optimizers/test_layers.py",
-            "tests/optimizers/test_compile.py",
         ],
     ),
     **{

@@ -45,6 +45,18 @@ def test_a_rate_on_the_device_needs_no_counters_there():
 
 
 @ROUNDING
+@pytest.mark.parametrize("capturable", [True, False])
+def test_what_a_capturable_step_counts_is_a_tensor_for_the_backend(own, capturable, monkeypatch):
+    """A number would be the same at every replay of a graph."""
+    seen, apply = [], eager.apply
+    monkeypatch.setattr(eager, "apply", lambda *given: seen.append(given[-1]) or apply(*given))
+    optimizer = optimizer_of([Parameter(torch.ones(3))], capturable=capturable, **own)
+    step(optimizer)
+    columns = [seen[0].inv_bias2, seen[0].step_size, *([seen[0].keys] if own else [])]
+    assert {isinstance(column, torch.Tensor) for column in columns} == {capturable}
+
+
+@ROUNDING
 def test_found_inf_may_be_on_another_device(own, monkeypatch):
     monkeypatch.setattr(eager, "SUPPORTS_GRAD_SCALE", True, raising=False)
     lr = torch.tensor(1e-3)  # so that a whole-number counter is made at once, on the CPU

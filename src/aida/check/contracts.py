@@ -134,15 +134,15 @@ def _compare(
 
 def check_finite(subject: Subject) -> None:
     """Parameters stay finite, in each type of parameters and moments."""
-    ways = [(torch.float32, {}), (torch.float32, {"state_dtype": "bfloat16"}), (torch.bfloat16, {})]
-    for dtype, options in ways:
+    narrow = [(torch.float32, {"state_dtype": kept}) for kept in ("bfloat16", "int8")]
+    for dtype, options in [(torch.float32, {}), *narrow, (torch.bfloat16, {})]:
         for choice in backends_of(dtype, "cpu"):
             for kind, gradients in GRADIENTS.items():
                 params = parameters(dtype)
                 train(subject.build(params, **options, **choice), range(STEPS), gradients)
                 for shape, p in zip(SHAPES, params, strict=True):
                     if not p.isfinite().all():
-                        moments = " and moments in bfloat16" if options else ""
+                        moments = f" and moments in {options['state_dtype']}" if options else ""
                         raise subject.failed(
                             f"makes a parameter of shape {shape} in {dtype}{moments} infinite or nan within "
                             f"{STEPS} steps of {kind}"
