@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "elements.hpp"
 
@@ -10,31 +11,31 @@ constexpr int BLOCK = 256;
 constexpr uint32_t NEAREST = 0x8000;
 constexpr float TINY = std::numeric_limits<float>::min(), LARGEST = 3e38f;
 
-// The n elements of m from `at` on as T, as load() gives them.
-template <class T>
-INLINE T* load_m(const Layer& layer, int64_t at, int n, T* buffer) {
-  if (layer.m_type != INT8) return load(layer.m, layer.m_type, at, n, buffer);
-  auto* codes = static_cast<const int8_t*>(layer.m) + at;
+// What the n codes from `at` on stand for: of m (int8_t) or of v (uint8_t).
+template <class Code, class T>
+INLINE T* decode(const void* codes, const float* scales, int64_t at, int n, T* buffer) {
+  constexpr bool of_v = std::is_unsigned<Code>::value;
+  auto* from = static_cast<const Code*>(codes) + at;
   for (int first = 0; first < n; first += BLOCK) {
-    const T unit = T(layer.m_scale[(at + first) / BLOCK]) / 127;
+    const T unit = T(scales[(at + first) / BLOCK]) / (of_v ? 255 * 255 : 127);
     const int last = std::min(first + BLOCK, n);
 #pragma omp simd
-    for (int i = first; i < last; i++) buffer[i] = T(codes[i]) * unit;
+    for (int i = first; i < last; i++) buffer[i] = (of_v ? T(from[i]) * T(from[i]) : T(from[i])) * unit;
   }
   return buffer;
 }
 
+// The n elements of m or v from `at` on, as load() gives them.
+template <class T>
+INLINE T* load_m(const Layer& layer, int64_t at, int n, T* buffer) {
+  return layer.m_type == INT8 ? decode<int8_t>(layer.m, layer.m_scale, at, n, buffer)
+                              : load(layer.m, layer.m_type, at, n, buffer);
+}
+
 template <class T>
 INLINE T* load_v(const Layer& layer, int64_t at, int n, T* buffer) {
-  if (layer.v_type != UINT8) return load(layer.v, layer.v_type, at, n, buffer);
-  auto* codes = static_cast<const uint8_t*>(layer.v) + at;
-  for (int first = 0; first < n; first += BLOCK) {
-    const T unit = T(layer.v_scale[(at + first) / BLOCK]) / (255 * 255);
-    const int last = std::min(first + BLOCK, n);
-#pragma omp simd
-    for (int i = first; i < last; i++) buffer[i] = T(codes[i]) * T(codes[i]) * unit;
-  }
-  return buffer;
+  return layer.v_type == UINT8 ? decode<uint8_t>(layer.v, layer.v_scale, at, n, buffer)
+                               : load(layer.v, layer.v_type, at, n, buffer);
 }
 
 template <class T>
@@ -72,29 +73,19 @@ INLINE int32_t code_of_v(float x, float inverse, uint32_t bits) {
   return code == 0 && x > 0 ? 1 : code;
 }
 
-// words: the elements' random ones; null: to the nearest.
-template <class T>
-INLINE void encode_m(const Layer& layer, int64_t at, int n, const T* x, const uint32_t* words) {
-  auto* codes = static_cast<int8_t*>(layer.m) + at;
+// Codes and scales of n elements from `at` on. words: their random ones; null: to the nearest.
+template <class Code, class T>
+INLINE void encode(void* codes, float* scales, int64_t at, int n, const T* x, const uint32_t* words) {
+  constexpr bool of_v = std::is_unsigned<Code>::value;
+  auto* to = static_cast<Code*>(codes) + at;
   for (int first = 0; first < n; first += BLOCK) {
     const int last = std::min(first + BLOCK, n);
     const float scale = scale_of(last - first, x + first), inverse = inverse_of(scale);
-    layer.m_scale[(at + first) / BLOCK] = scale;
+    scales[(at + first) / BLOCK] = scale;
 #pragma omp simd
-    for (int i = first; i < last; i++)
-      codes[i] = int8_t(code_of_m(float(x[i]), inverse, words ? words[i] & 0xffff : NEAREST));
-  }
-}
-
-template <class T>
-INLINE void encode_v(const Layer& layer, int64_t at, int n, const T* x, const uint32_t* words) {
-  auto* codes = static_cast<uint8_t*>(layer.v) + at;
-  for (int first = 0; first < n; first += BLOCK) {
-    const int last = std::min(first + BLOCK, n);
-    const float scale = scale_of(last - first, x + first), inverse = inverse_of(scale);
-    layer.v_scale[(at + first) / BLOCK] = scale;
-#pragma omp simd
-    for (int i = first; i < last; i++)
-      codes[i] = uint8_t(code_of_v(float(x[i]), inverse, words ? words[i] >> 16 : NEAREST));
+    for (int i = first; i < last; i++) {
+      const uint32_t bits = words ? (of_v ? words[i] >> 16 : words[i] & 0xffff) : NEAREST;
+      to[i] = Code(of_v ? code_of_v(float(x[i]), inverse, bits) : code_of_m(float(x[i]), inverse, bits));
+    }
   }
 }

@@ -182,10 +182,10 @@ INLINE void apply_of(const Layer& layer, const Step& s, int64_t begin, int64_t e
 #pragma omp simd
       for (int i = 0; i < n; i++) words[i] = mix((uint32_t(at) + uint32_t(i)) * WEYL + layer.key);
     }
-    if (coded_m) encode_m(layer, at, n, m, random_m ? words : nullptr);
+    if (coded_m) encode<int8_t>(layer.m, layer.m_scale, at, n, m, random_m ? words : nullptr);
     else random_m ? store_at_random(layer.m, at, n, m, words, 'm') : store(layer.m, layer.m_type, at, n, m);
     random_p ? store_at_random(layer.p, at, n, p, words, 'p') : store(layer.p, layer.p_type, at, n, p);
-    if (coded_v) encode_v(layer, at, n, v, random_v ? words : nullptr);
+    if (coded_v) encode<uint8_t>(layer.v, layer.v_scale, at, n, v, random_v ? words : nullptr);
     else if (elementwise_v)
       random_v ? store_at_random(layer.v, at, n, v, words, 'v') : store(layer.v, layer.v_type, at, n, v);
   }
