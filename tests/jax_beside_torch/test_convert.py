@@ -177,6 +177,20 @@ def test_a_layer_that_was_never_stepped_is_refused_by_name():
         aida_jax.state_from_torch(one.state_dict(), to_tree)
 
 
+def test_moments_of_8_bits_are_refused_and_the_way_that_is_told_goes():
+    net = model()
+    one = aida.Aida(net.named_parameters(), lr=LR, state_dtype="int8")
+    train_torch(net, one, 2)
+    with pytest.raises(ValueError, match=r"'0.weight' are codes of 8 bits.*state_dtype='float32'"):
+        aida_jax.state_from_torch(saved := one.state_dict(), to_tree)
+    for group in saved["param_groups"]:
+        group["state_dtype"] = "float32"
+    one.load_state_dict(saved)
+    state = aida_jax.state_from_torch(one.state_dict(), to_tree)
+    m = one.state[net[2].bias]["exp_avg"].numpy()
+    np.testing.assert_array_equal(state.mu["second"]["bias"], m)
+
+
 def test_states_that_are_none_are_refused():
     net = model()
     one = aida.Aida(net.parameters(), lr=LR)
