@@ -176,7 +176,7 @@ sanitize: install  ## the CPU kernel under AddressSanitizer and UBSan
 	AIDA_CPU_LIBRARY=build/sanitize/_step_cpu.so ASAN_OPTIONS=detect_leaks=0 AIDA_FUZZ_REPEATS=$(FUZZ) \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(BIN)/python -m pytest -q -o timeout=3600 -k "not eager and not foreach" \
-		tests/backends/test_cpu.py tests/backends/test_memory_edits.py
+		tests/backends/test_cpu.py tests/backends/test_blockwise.py tests/backends/test_memory_edits.py
 
 # The CPU kernel's threads with every race reported, and a race that must be.
 sanitize-threads:  ## the CPU kernel's threads under ThreadSanitizer

@@ -99,7 +99,7 @@ def test_a_step_reads_what_the_codes_stand_for(backend, layerwise, dtype, limit)
 @each_backend
 @pytest.mark.parametrize("keys", [{}, {"keys": None}], ids=["at random", "to the nearest"])
 @pytest.mark.parametrize("dtype", [F32, F64])
-def test_codes_and_scales_are_eagers_bit_for_bit(backend, keys, dtype):
+def test_codes_and_scales_are_the_references_bit_for_bit(backend, keys, dtype):
     ours = exact_step(backend, SIZES, dtype, **keys)
     assert equal(ours, exact_step(eager, SIZES, dtype, **keys))
     assert not equal(ours, exact_step(eager, SIZES, dtype, keys=[7] * len(SIZES)))  # other bits, other codes
