@@ -26,6 +26,10 @@ MARGIN = 0.03
 """Above what a model's ratio differs by from one run to the next: with a deviation of 1 % between runs, 6 of
 1000 simulated runs raise an alarm; with 2 %, 210.
 """
+UNSTEADY = ("int8",)
+"""Moments whose step waits for arithmetic: their ratio to AdamW, which waits for memory, tells what else asks
+for the machine's memory. They are left out.
+"""
 EVERY = "all models"
 Result = Mapping[str, Any]
 ByRound = dict[int, float]
@@ -87,7 +91,9 @@ def _cells(result: Result) -> dict[tuple[str, str], ByRound]:
     return {
         (label(row), row["model"]): dict(enumerate(map(log, row["rounds"])))
         for row in result["results"]
-        if row["threads"] == threads and len(row.get("rounds", ())) >= FEWEST
+        if row["threads"] == threads
+        and len(row.get("rounds", ())) >= FEWEST
+        and row["moments"] not in UNSTEADY
     }
 
 
