@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def prepare(layers: Layers) -> None:
 def gram(layers: Layers, s: Scalars) -> Tensor:
     """As contract.Backend.gram."""
     g = _gradient(layers, s)
-    m = _momentum(_fresh(layers.m, layers.m_scale, layers), g, s)
+    m = _momentum(_fresh(layers, layers.m, blockwise.momentum), g, s)
     if g[0].device.type != "cpu" or torch.compiler.is_compiling():
         return torch.stack([_products(*pair) for pair in zip(g, m, strict=True)])
     d = torch._foreach_sub(m, g)
@@ -51,8 +52,8 @@ def gram(layers: Layers, s: Scalars) -> Tensor:
 def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tensor:
     """As contract.Backend.stepsize_sum."""
     g = _gradient(layers, s)
-    m = _momentum(_fresh(layers.m, layers.m_scale, layers), g, s)
-    v = _variance(_fresh(layers.v, layers.v_scale, layers), _residual_square(coefficients, g, m), s)
+    m = _momentum(_fresh(layers, layers.m, blockwise.momentum), g, s)
+    v = _variance(_fresh(layers, layers.v, blockwise.variance), _residual_square(coefficients, g, m), s)
     counts = [x != 0 for x in v]
     u = [torch.where(c, x, 0) for c, x in zip(counts, _stepsize(v, s), strict=True)]
     return torch.stack(
@@ -63,12 +64,12 @@ def stepsize_sum(layers: Layers, coefficients: Coefficients, s: Scalars) -> Tens
 def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) -> None:
     """As contract.Backend.apply."""
     g = _gradient(layers, s)
-    m = _momentum(_moments(layers.m, layers.m_scale, layers), g, s)
+    m = _momentum(_moments(layers, blockwise.momentum), g, s)
     if s.layerwise == "pre":  # one number per layer: in the type of the sums, which squares do not overflow
         r_square = [x / n for x, n in zip(total, layers.numel, strict=True)]
         v = _variance([x.to(total.dtype) for x in layers.v], r_square, s)
     else:
-        v = _variance(_moments(layers.v, layers.v_scale, layers), _residual_square(coefficients, g, m), s)
+        v = _variance(_moments(layers, blockwise.variance), _residual_square(coefficients, g, m), s)
     u = _mean_stepsize(total, s) if s.layerwise == "post" else _stepsize(v, s)
     torch._foreach_mul_(u, _column(s.step_size))
     p = _wide(layers.p, layers)
@@ -167,18 +168,18 @@ def _wider(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def _fresh(tensors: list[Tensor], scales: list[Tensor], layers: Layers) -> list[Tensor]:
+Read = Callable[[Layers, int, torch.dtype], Tensor]  # blockwise.momentum or blockwise.variance
+
+
+def _fresh(layers: Layers, stored: list[Tensor], read: Read) -> list[Tensor]:
     """m or v in copies that may be written to, in float32 or float64."""
-    wide = _moments(tensors, scales, layers)
-    return [w.clone() if w is x else w for w, x in zip(wide, tensors, strict=True)]
+    return [w.clone() if w is x else w for w, x in zip(_moments(layers, read), stored, strict=True)]
 
 
-def _moments(tensors: list[Tensor], scales: list[Tensor], layers: Layers) -> list[Tensor]:
+def _moments(layers: Layers, read: Read) -> list[Tensor]:
     """m or v in the step's type; the tensors themselves where they already are."""
-    if not scales:
-        return _wide(tensors, layers)
     dtype = torch.promote_types(layers.p[0].dtype, torch.float32)
-    return [blockwise.decode(x, of_x, dtype) for x, of_x in zip(tensors, scales, strict=True)]
+    return [read(layers, i, dtype) for i in range(len(layers.p))]
 
 
 def _wide(tensors: list[Tensor], layers: Layers) -> list[Tensor]:

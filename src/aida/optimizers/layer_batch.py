@@ -141,8 +141,12 @@ def gather(
         place += 1
     waves, earlier = waves_of(
         [
-            Worked(p, tensors, sharding.is_dtensor(p) or bool(whole_numel.get(p)))
-            for _, _, p, _, tensors, *_ in entries
+            Worked(
+                p,
+                (*tensors, *(of_p[name] for name in SCALES if name in of_p)),
+                sharding.is_dtensor(p) or bool(whole_numel.get(p)),
+            )
+            for _, _, p, of_p, tensors, *_ in entries
         ]
     )
     choices = {f"use_{name}": group[name] for name in ("foreach", "fused")}

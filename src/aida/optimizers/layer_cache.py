@@ -9,7 +9,8 @@ nothing of what it depends on has changed:
     one is a negated view, and the addresses of all but gradients (backends/tensors.py).
 `LayerCache.find` compares all of this at every step. What it cannot compare is gathered at every step:
 DTensors and other tensor subclasses, complex parameters, pieces of layers of which only reduce_groups knows,
-and parameters that are cut into slices, whose views would keep memory that its owner has given up.
+layers of one group of which some keep moments in 8 bits and some do not, and parameters that are cut into
+slices, whose views would keep memory that its owner has given up.
 Which layers share a key depends on `layers` and on the parameters, shapes and names of all groups
 (`Layering.update` compares them at every step): where one is new, the cache is cleared.
 """

@@ -71,7 +71,7 @@ def check_layer(
         which = f"the {what} of parameter {i} of its group" if x is not p else f"parameter {i} of its group"
         _check_like(which, p, x, pooled=what == "exp_avg_var" and pooled, coded=what in coded)
         _check_memory(which, x, written=x is not g)
-    _check_apart(i, p, m, v)
+    _check_apart(i, p, m, v, *(of_p[name] for name in SCALES if name in of_p))
     _check_counter(f"the step counter of parameter {i} of its group", p, of_p["step"])
 
 
@@ -186,13 +186,15 @@ def _check_memory(which: str, x: Tensor, *, written: bool) -> None:
         )
 
 
-def _check_apart(i: int, p: Tensor, m: Tensor, v: Tensor) -> None:
-    if not memory.PLAIN.issuperset(map(type, (p, m, v))) or not p.numel() or p.device.type == "meta":
+def _check_apart(i: int, p: Tensor, *state: Tensor) -> None:
+    written = (p, *state)
+    if not memory.PLAIN.issuperset(map(type, written)) or not p.numel() or p.device.type == "meta":
         return
-    if len({x.data_ptr() for x in (p, m, v)}) < 3:
+    if len({x.data_ptr() for x in written}) < len(written):
+        scales = ", or the scales of these," if len(written) > 3 else ""
         raise RuntimeError(
-            f"parameter {i} of its group, its exp_avg and its exp_avg_var are not three tensors, but share "
-            "memory: nothing was stepped; clone() them, or load the optimizer's state again"
+            f"parameter {i} of its group, its exp_avg and its exp_avg_var{scales} are not tensors of their "
+            "own, but share memory: nothing was stepped; clone() them, or load the optimizer's state again"
         )
 
 

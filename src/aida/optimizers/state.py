@@ -112,9 +112,8 @@ def complete_groups(
     groups = state["param_groups"]
     for group in groups:
         check_group(group, own)
-    check_source(cls, defaults, groups, state["state"], layering)
-    for group in groups:
         check_codes_of_group(group, layering.slices)
+    check_source(cls, defaults, groups, state["state"], layering)
     for group in groups:
         group.pop(SAVED_BY, None)
         group.pop(SAVED_LAYERS, None)

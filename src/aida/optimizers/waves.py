@@ -11,7 +11,10 @@ from ..backends import tensors as memory
 
 
 class Worked(NamedTuple):
-    """A layer of the step: the optimizer's parameter, and the tensors p, g, m, v that are worked on."""
+    """A layer of the step: the optimizer's parameter, and the tensors that are worked on.
+
+    These are p, g, m and v, then the scales of those that are codes of 8 bits.
+    """
 
     param: Tensor
     tensors: tuple[Tensor, ...]
@@ -33,7 +36,7 @@ def waves_of(layers: list[Worked]) -> tuple[list[int], list[int]]:
     later = [times[p] - 1 - before for (p, *_), before in zip(layers, earlier, strict=True)]
     if torch.compiler.is_compiling():
         return later, earlier
-    spans = [[] if is_piece else [_span(x) for x in (p, m, v)] for _, (p, _, m, v), is_piece in layers]
+    spans = [[] if is_piece else [_span(x) for x in (p, *state)] for _, (p, _, *state), is_piece in layers]
     if not _overlap_anywhere(spans):
         return later, earlier
     waves = later

@@ -284,19 +284,9 @@ def _update(
 
 @triton.jit
 def _gradient_and_momentum(
-    p,
-    G,
-    M,
-    MS,
-    at,
-    n,
-    scale,
-    b1,
-    weight_decay,
-    FLOAT: tl.constexpr,
-    DECAY: tl.constexpr,
-    MASKED: tl.constexpr,
-):
+    p, G, M, MS, at, n, scale, b1, weight_decay,
+    FLOAT: tl.constexpr, DECAY: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
     g = scale.to(FLOAT) * load(G, at, n, FLOAT, MASKED)
     if DECAY:
         g += tl.full([], weight_decay, FLOAT) * p
