@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from statistics import fmean, median
+from statistics import median
 
 from filelock import Timeout
 
@@ -42,7 +42,7 @@ class Status:
     used: float
     left: float | None
     pace: float | None
-    """Wall seconds of a run for one of CPU time, as measured."""
+    """Wall seconds of a run for one of CPU time, the median: some runs stood still in between."""
 
     @property
     def most(self) -> float | None:
@@ -93,7 +93,7 @@ def status(study: Study, tasks: Iterable[str], found: Found) -> Status:
     paces = [r.seconds / r.cpu_seconds for r in found.values() if r.cpu_seconds and r.seconds]
     return Status(
         each, list(_running(study)), used(found), None if None in left else sum(filter(None, left)),
-        fmean(paces) if paces else None,
+        median(paces) if paces else None,
     )  # fmt: skip
 
 

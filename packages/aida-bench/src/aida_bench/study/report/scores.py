@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aida_bench.report.statistics import Interval, Spread
+from aida_bench.report.statistics import FEWEST, Interval, Spread
 from aida_bench.study import statistics
 from aida_bench.study.claims import better, worse
 from aida_bench.study.report.table import (
@@ -89,7 +89,8 @@ def by_run(scores: Scores) -> Table:
 def _difference(scores: TaskScores, found: Interval, **about: Any) -> Row:
     ends = [None, None] if found.low is None or found.high is None else [found.low, found.high]
     low, high = sorted(scores.shown(end) for end in ends if end is not None) or ends
-    verdict = "better" if better(found) else "worse" if worse(found) else "not told apart"
+    told_apart = "better" if better(found) else "worse" if worse(found) else "not told apart"
+    verdict = told_apart if found.n >= FEWEST else f"not said: fewer than {FEWEST} seeds"
     return {**about, "difference": scores.shown(found.mean), "low": low, "high": high, "n": found.n,
             "verdict": verdict}  # fmt: skip
 
