@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from aida_bench.study.read import read_study
 from aida_bench.study.records import write_rows
+from aida_bench.study.report import figures
+from aida_bench.study.report.table import Table
 from aida_bench.study.report.write import write_report
+from aida_bench.study.scores import TaskScores
 from helpers.bench.command import invoke, refused
 from helpers.bench.studies import SGD, TUNED, compared, write
 from helpers.bench.study_rows import finish, noise
@@ -106,6 +111,50 @@ def test_tables_name_a_point_at_an_edge_and_published_settings(study, tmp_path):
     assert "Published settings" in text
     tuned = [line for line in text.split("\n") if line.startswith("| one | momentum | 2 of 2 | 1 |")]
     assert len(tuned) == 1  # one of its two points diverged
+
+
+def test_a_sweep_is_a_table_and_a_figure_and_no_rival(tmp_path):
+    """The chosen value stands among the others, with the seeds that they have."""
+    asked = (
+        '[sweeps.eps]\noptimizer = "aida"\nkey = "eps"\nvalues = [1e-15, 1e-9]\nseeds = [0, 3]\nphase = 2\n'
+    )
+    study = read_study(write(tmp_path, TEXT + asked))
+    lost = {"optimizer": "aida eps=1e-15", "seed": 3}
+
+    def given(cell):
+        own = {"optimizer": cell.optimizer, "seed": cell.config["seed"]}
+        return None if own == lost else score(cell)
+
+    found = finish(study, given, layers)
+    assert study.swept == {"aida eps=1e-15", "aida eps=1e-09"}
+    write_report(study, found, tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out/sweeps.csv").read_text().splitlines()))
+    assert {row["task"] for row in rows} == {"one", "two"}
+    for task in ("one", "two"):
+        own = [row for row in rows if row["task"] == task]
+        values = [float(row["value"]) for row in own]
+        assert values == sorted(values)
+        assert [row["n"] for row in own] == ["2"] * 3
+        (chosen,) = [row for row in own if row["chosen"] == "True"]
+        at = TaskScores(study, task, found)
+        assert float(chosen["value"]) == at.plan.settings("aida")["eps"]
+        assert float(chosen["mean"]) == pytest.approx(fmean(at.costs("aida")[seed] for seed in (0, 3)))
+    diverged = {row["task"]: row["diverged"] for row in rows if float(row["value"]) == 1e-15}
+    assert diverged == {"one": "1", "two": "1"}
+    assert (tmp_path / "out/sweeps.png").stat().st_size > 0
+    assert "eps=" not in (tmp_path / "out/differences.csv").read_text()
+
+
+def test_a_figure_names_the_comparisons_alone(tmp_path):
+    labels = [f"o{i}" for i in range(12)]
+    curves = Table("x", "", "", [
+        {"task": "a", "optimizer": label, "measure": "test_loss", "points": n, "expected": 1 / n}
+        for label in labels for n in (1, 2, 3, 4)
+    ], {})  # fmt: skip
+    (legend,) = figures.tuning(curves, ["o3", "o7"]).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["o3", "o7", "others"]
+    (legend,) = figures.tuning(curves, []).legends
+    assert len(legend.get_texts()) == 12
 
 
 def test_an_edge_is_named(tmp_path):

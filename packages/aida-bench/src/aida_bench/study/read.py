@@ -59,7 +59,8 @@ def read_study(path: Path) -> Study:
         )
         for label, each in optimizers.items()
     }
-    for label, sweep in reader.read_all(Sweep, content.get("sweeps", {}), "sweeps").items():
+    sweeps = reader.read_all(Sweep, content.get("sweeps", {}), "sweeps")
+    for label, sweep in sweeps.items():
         optimizers |= _swept(label, sweep, optimizers, reader)
     optional = {"published": Published, "comparisons": Comparisons}
     study = Study(
@@ -67,7 +68,7 @@ def read_study(path: Path) -> Study:
         tuning=reader.read(Tuning, content.get("tuning", {}), "[tuning]"),
         final=reader.read(Final, content.get("final", {}), "[final]"),
         space={k: reader.convert(v, Range, f"{k} in [space]") for k, v in content.get("space", {}).items()},
-        tasks=tasks, optimizers=optimizers,
+        tasks=tasks, optimizers=optimizers, sweeps=sweeps,
         claims=reader.read_all(Claim, content.get("claims", {}), "claims"),
         **{
             key: reader.read(cls, content[key], f"[{key}]") if key in content else None
@@ -85,7 +86,7 @@ def _swept(
     choose(f"optimizer of [sweeps.{label}] in {reader.name}", sweep.optimizer, optimizers)
     base = optimizers[sweep.optimizer]
     return {
-        f"{sweep.optimizer} {sweep.key}={value:g}": OptimizerEntry(
+        sweep.label(value): OptimizerEntry(
             base.optimizer, base.recipe, {**base.settings, sweep.key: value}, settings_from=sweep.optimizer,
             phase=max(sweep.phase, base.phase), seeds=sweep.seeds, tasks=sweep.tasks or base.tasks,
         )

@@ -156,6 +156,10 @@ class Sweep:
     phase: int = 1
     tasks: tuple[str, ...] | None = None
 
+    def label(self, value: float) -> str:
+        """Of the optimizer that has the value."""
+        return f"{self.optimizer} {self.key}={value:g}"
+
 
 @dataclass(frozen=True)
 class Study:
@@ -169,6 +173,8 @@ class Study:
     tasks: Mapping[str, TaskEntry]
     optimizers: Mapping[str, OptimizerEntry]
     claims: Mapping[str, Claim] = field(default_factory=dict)
+    sweeps: Mapping[str, Sweep] = field(default_factory=dict)
+    """Each value's optimizer is among `optimizers` already."""
 
     @property
     def folder(self) -> Path:
@@ -181,6 +187,11 @@ class Study:
     @property
     def import_folders(self) -> list[Path]:
         return [(self.path.parent / each).resolve() for each in (".", *self.about.paths)]
+
+    @property
+    def swept(self) -> set[str]:
+        """Labels of the optimizers that are values of a sweep."""
+        return {each.label(value) for each in self.sweeps.values() for value in each.values}
 
     def range_of(self, optimizer: str, key: str) -> Range:
         return self.optimizers[optimizer].space.get(key) or self.space[key]

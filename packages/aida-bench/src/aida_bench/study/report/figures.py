@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from aida.monitor.plots.style import blank, run_styles, time_axis
 from aida_bench.report.metrics import key_label, key_measure
-from aida_bench.study.report.table import Table
+from aida_bench.report.statistics import FEWEST
+from aida_bench.study.report.table import Table, by
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PRIMARY, OTHER, ZERO = "#0072B2", "#777777", "#000000"
-
-
-def _by(rows: Sequence[Any], key: str) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for row in rows:
-        found.setdefault(row[key], []).append(row)
-    return found
+TUNED_FROM = 3
+"""Fewer points say how wide a space is: drawn, they would hide what tuning is worth."""
 
 
 def _plain(axes: Any) -> None:
@@ -27,9 +23,22 @@ def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _styles(labels: Collection[str], named: Collection[str]) -> dict[str, dict[str, Any]]:
+    """A style for each that is `named`, the same in all figures, and one pale style for all others; of none
+    named, one for each."""
+    listed = named or labels
+    own = dict(zip(listed, run_styles(len(listed)), strict=True))
+    pale = {"color": OTHER, "linestyle": "-", "alpha": 0.35, "zorder": 1}
+    return {label: own.get(label, pale) for label in labels}
+
+
+def _legend_name(label: str, named: Collection[str]) -> str:
+    return label if label in named or not named else "others"
+
+
 def forest(differences: Table) -> Figure | None:
     """A panel a task; None without a difference."""
-    tasks = _by(differences.rows, "task")
+    tasks = by(differences.rows, "task")
     if not tasks:
         return None
     longest = max(map(len, tasks.values()))
@@ -39,7 +48,7 @@ def forest(differences: Table) -> Figure | None:
         for place, row in enumerate(reversed(rows)):
             colour, width = (PRIMARY, 2.2) if row["primary"] else (OTHER, 1.2)
             scale = key_measure(row["measure"]).scale
-            if row["low"] is not None:
+            if row["low"] is not None and row["n"] >= FEWEST:
                 ends = [scale * row["low"], scale * row["high"]]
                 axes.plot(ends, [place, place], color=colour, linewidth=width)
             axes.plot(scale * row["difference"], place, "o", color=colour, markersize=4.5)
@@ -51,43 +60,48 @@ def forest(differences: Table) -> Figure | None:
     return figure
 
 
-def profile(profiles: Table, aggregates: Table) -> Figure | None:
-    """Lines in the order of the interquartile means; None while no optimizer is whole."""
-    lines = _by(profiles.rows, "optimizer")
+def profile(profiles: Table, aggregates: Table, named: Collection[str]) -> Figure | None:
+    """Lines in the order of the interquartile means, those `named` in colour; None while none is whole."""
+    lines = by(profiles.rows, "optimizer")
     if not lines:
         return None
     figure, ((axes,),) = blank(1, 1, 6.4, 4.2)
-    order = [row["optimizer"] for row in aggregates.rows]
-    for label, style in zip(order, run_styles(len(order)), strict=True):
-        rows = lines[label]
-        at, fraction = ([row[key] for row in rows] for key in ("score", "fraction"))
-        axes.step(at, fraction, where="post", label=label, linewidth=1.6, **style)
+    for label, style in _styles([row["optimizer"] for row in aggregates.rows], named).items():
+        at, fraction = ([row[key] for row in lines[label]] for key in ("score", "fraction"))
+        axes.step(at, fraction, where="post", label=_legend_name(label, named), linewidth=1.6, **style)
     axes.set_xlabel("normalised score (0: untrained, 1: best tuned optimizer)")
     axes.set_ylabel("fraction of runs above it")
     low = min(row["score"] for row in profiles.rows if row["fraction"] < 1)
-    axes.set_xlim(max(low - 0.05, profiles.rows[0]["score"]), None)
-    axes.legend(frameon=False, fontsize="small", loc="lower left")
+    high = max((row["score"] for row in profiles.rows if row["fraction"] > 0), default=low)
+    axes.set_xlim(max(low - 0.05, profiles.rows[0]["score"]), high + 0.03)
+    axes.legend(**_legend([axes]), frameon=False, fontsize="small", loc="lower left")
     _plain(axes)
     return figure
 
 
-def tuning(curves: Table) -> Figure | None:
+def _legend(panels: Iterable[Any]) -> dict[str, Any]:
+    """Each name once, whatever panel it is in, "others" last."""
+    lines = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
+    lines |= {"others": lines.pop("others")} if "others" in lines else {}
+    return {"handles": [*lines.values()], "labels": [*lines]}
+
+
+def tuning(curves: Table, named: Collection[str]) -> Figure | None:
     """A panel a task: the expected best of n points; None while no optimizer's points have all ended."""
-    tasks = _by(curves.rows, "task")
+    most = max((row["points"] for row in curves.rows), default=0)
+    tasks = by([row for row in curves.rows if row["points"] >= min(TUNED_FROM, most)], "task")
     if not tasks:
         return None
-    names = list(dict.fromkeys(row["optimizer"] for row in curves.rows))
-    styles = dict(zip(names, run_styles(len(names)), strict=True))
+    styles = _styles(list(by(curves.rows, "optimizer")), named)
     figure, (panels,) = blank(1, len(tasks), 4.6, 3.8)
     for axes, (task, rows) in zip(panels, tasks.items(), strict=True):
-        for label, own in _by(rows, "optimizer").items():
+        for label, own in by(rows, "optimizer").items():
             points = [row["points"] for row in own]
             expected = [key_measure(row["measure"]).scale * row["expected"] for row in own]
-            axes.plot(points, expected, label=label, linewidth=1.4, **styles[label])
+            axes.plot(points, expected, label=_legend_name(label, named), linewidth=1.4, **styles[label])
         axes.set_title(task, fontsize="medium")
         axes.set_ylabel(f"expected best {key_label(rows[0]['measure'])}", fontsize="small")
         time_axis(axes, "points tried")
-    lines = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
     below: dict[str, Any] = {"loc": "outside lower center", "ncols": 6, "frameon": False}
-    figure.legend([*lines.values()], [*lines], fontsize="small", **below)
+    figure.legend(**_legend(panels), fontsize="small", **below)
     return figure

@@ -96,13 +96,13 @@ def _difference(scores: TaskScores, found: Interval, **about: Any) -> Row:
 
 
 def differences(scores: Scores) -> Table:
-    """Of the optimizer of [comparisons] to each other one; the primary ones corrected."""
+    """Of the optimizer of [comparisons] to each other one, the primary ones corrected; sweeps are apart."""
     rows = []
     for task, each in scores.items():
         wanted = each.study.comparisons
         if each.scoring is None or wanted is None or wanted.of not in each.plan.optimizers:
             continue
-        others = [label for label in each.plan.optimizers if label != wanted.of]
+        others = [k for k in each.plan.optimizers if k != wanted.of and k not in each.study.swept]
         primary = wanted.primary
         for label in sorted(others, key=lambda label: label not in primary):
             if found := each.corrected(wanted.of, label):

@@ -42,6 +42,14 @@ class Table:
         return out.getvalue()
 
 
+def by(rows: Sequence[Any], key: str) -> dict[str, list[Any]]:
+    """Rows that share what `key` says, in the order in which it first appears."""
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row[key], []).append(row)
+    return found
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 

@@ -10,7 +10,7 @@ from aida_bench.report.figures import plain_text, save_figure
 from aida_bench.storage.files import make_folder, write_text
 from aida_bench.study.claims import answer
 from aida_bench.study.records import Found
-from aida_bench.study.report import figures, scores, tuning
+from aida_bench.study.report import figures, scores, sweeps, tuning
 from aida_bench.study.report.page import Origin, page
 from aida_bench.study.scores import TaskScores
 from aida_bench.study.spec import Study
@@ -21,15 +21,18 @@ def write_report(study: Study, found: Found, folder: Path) -> list[Path]:
     each = {task: TaskScores(study, task, found) for task in study.tasks}
     made = [
         scores.by_optimizer(each), scores.differences(each), scores.aggregates(each), tuning.chosen(each),
-        scores.targets(each), scores.stepsizes(each), scores.published(each), scores.by_run(each),
+        scores.targets(each), scores.stepsizes(each), sweeps.sweeps(each), scores.published(each),
+        scores.by_run(each),
         tuning.points(each), tuning.curves(each), scores.profiles(each),
     ]  # fmt: skip
     tables = {table.name: table for table in made}
     answers = {label: answer(claim, each) for label, claim in study.claims.items()}
+    named = [study.comparisons.of, *study.comparisons.primary] if study.comparisons else []
     drawn = {
         "differences": figures.forest(tables["differences"]),
-        "profile": figures.profile(tables["profile"], tables["aggregates"]),
-        "tuning": figures.tuning(tables["tuning-curves"]),
+        "profile": figures.profile(tables["profile"], tables["aggregates"], named),
+        "sweeps": sweeps.sweep(tables["sweeps"]),
+        "tuning": figures.tuning(tables["tuning-curves"], named),
     }
     whole = {name: figure for name, figure in drawn.items() if figure is not None}
     make_folder(folder)
