@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from aida_bench.study.read import read_study
+from aida_bench.study.records import read_rows
+from aida_bench.study.report.write import write_report
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -38,6 +42,28 @@ def test_training_in_8_bits():
     lines = script["tables"](rows)
     assert len(lines) == 2 + 3 * 3
     assert [line for line in lines if line not in (page / "README.md").read_text().splitlines()] == []
+
+
+PUBLISHED = {
+    path: study.rows_folder
+    for path in sorted((ROOT / "studies").glob("*.toml"))
+    if (study := read_study(path)).rows_folder and (study.rows_folder / "README.md").exists()
+}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_study_s_page_and_tables_are_those_of_its_rows(path, tmp_path):
+    """But for the commits at the page's end, which need the whole history, and the figures' bytes."""
+    folder = PUBLISHED[path]
+    made = write_report(read_study(path), read_rows(folder), tmp_path)
+    texts = [each.name for each in made if each.suffix in (".md", ".csv")]
+    assert len(texts) > 8
+    for name in texts:
+        ours, committed = (
+            (at / name).read_text().partition("\n## What this rests on")[0] for at in (tmp_path, folder)
+        )
+        assert ours == committed, name
+    assert {each.name for each in made} <= {each.name for each in folder.iterdir()}
 
 
 def performance_table():
