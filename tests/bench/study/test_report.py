@@ -145,6 +145,22 @@ def test_a_sweep_is_a_table_and_a_figure_and_no_rival(tmp_path):
     assert "eps=" not in (tmp_path / "out/differences.csv").read_text()
 
 
+def test_a_rival_far_off_does_not_hide_the_others():
+    """It is an arrow at the edge, with its number; all other intervals are within the panel."""
+    ends = {"a": (-0.02, 0.01), "b": (-0.01, 0.03), "c": (0.0, 0.02), "far": (-60.0, -40.0)}
+    rows = [
+        {"task": "t", "optimizer": "aida", "rival": rival, "measure": "test_loss", "low": low, "high": high,
+         "difference": (low + high) / 2, "n": 5, "primary": rival == "a"}
+        for rival, (low, high) in ends.items()
+    ]  # fmt: skip
+    (axes,) = figures.forest(Table("differences", "", "", rows, {})).axes
+    low, high = axes.get_xlim()
+    assert -0.05 < low < -0.02
+    assert 0.03 < high < 0.05
+    assert [text.get_text().strip() for text in axes.texts] == ["-50.0000"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["far", "c", "b", "a"]
+
+
 def test_a_figure_names_the_comparisons_alone(tmp_path):
     labels = [f"o{i}" for i in range(12)]
     curves = Table("x", "", "", [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from aida.monitor.plots.style import blank, run_styles, time_axis
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PRIMARY, OTHER, ZERO = "#0072B2", "#777777", "#000000"
+FAR = 10
+"""Times the median rival's difference."""
 TUNED_FROM = 3
 """Fewer points say how wide a space is: drawn, they would hide what tuning is worth."""
 
@@ -44,20 +47,49 @@ def forest(differences: Table) -> Figure | None:
     longest = max(map(len, tasks.values()))
     figure, (panels,) = blank(1, len(tasks), 4.2, 0.9 + 0.26 * longest)
     for axes, (task, rows) in zip(panels, tasks.items(), strict=True):
+        measure = key_measure(rows[0]["measure"])
         axes.axvline(0, color=ZERO, linewidth=0.8)
+        limits = _limits(rows)
         for place, row in enumerate(reversed(rows)):
-            colour, width = (PRIMARY, 2.2) if row["primary"] else (OTHER, 1.2)
-            scale = key_measure(row["measure"]).scale
-            if row["low"] is not None and row["n"] >= FEWEST:
-                ends = [scale * row["low"], scale * row["high"]]
-                axes.plot(ends, [place, place], color=colour, linewidth=width)
-            axes.plot(scale * row["difference"], place, "o", color=colour, markersize=4.5)
+            _difference(axes, place, row, limits)
         axes.set_yticks(range(len(rows)), [row["rival"] for row in reversed(rows)], fontsize="small")
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_title(f"{task}: {rows[0]['optimizer']} minus rival", fontsize="medium")
-        side = "right" if key_measure(rows[0]["measure"]).higher else "left"
+        side = "right" if measure.higher else "left"
         axes.set_xlabel(f"{key_label(rows[0]['measure'])} ({side} is better)", fontsize="small")
         _plain(axes)
     return figure
+
+
+def _ends(row: Any) -> list[float]:
+    """Where its interval ends; with fewer than FEWEST seeds it is its difference alone."""
+    shown = row["low"] is not None and row["n"] >= FEWEST
+    ends = [row["low"], row["high"]] if shown else [row["difference"]] * 2
+    return [key_measure(row["measure"]).scale * end for end in ends]
+
+
+def _limits(rows: Sequence[Any]) -> tuple[float, float]:
+    """Room for all intervals but those of rivals FAR off, beside which the others could not be seen."""
+    usual = FAR * median(abs(row["difference"]) for row in rows)
+    near = [0.0, *(end for row in rows if abs(row["difference"]) <= usual for end in _ends(row))]
+    room = 0.06 * (max(near) - min(near)) or 1.0
+    return min(near) - room, max(near) + room
+
+
+def _difference(axes: Any, place: int, row: Any, limits: tuple[float, float]) -> None:
+    """A point and its interval; beyond the limits an arrow at the edge with the number."""
+    colour, width = (PRIMARY, 2.2) if row["primary"] else (OTHER, 1.2)
+    measure, (low, high) = key_measure(row["measure"]), limits
+    middle = measure.scale * row["difference"]
+    axes.set_xlim(limits)
+    if low <= middle <= high:
+        axes.plot(_ends(row), [place, place], color=colour, linewidth=width)
+        axes.plot(middle, place, "o", color=colour, markersize=4.5)
+        return
+    edge, marker, side = (low, "<", "left") if middle < low else (high, ">", "right")
+    axes.plot(edge, place, marker, color=colour, markersize=6, clip_on=False)
+    text = f"  {measure.signed(row['difference'])}  "
+    axes.text(edge, place, text, ha=side, va="center", fontsize="small", color=colour)
 
 
 def profile(profiles: Table, aggregates: Table, named: Collection[str]) -> Figure | None:
