@@ -77,11 +77,7 @@ def finals(found: dict[str, Record]) -> pd.DataFrame:
 
 
 def read(table: Table) -> pd.DataFrame:
-    return (
-        pd.read_csv(io.StringIO(table.csv()), float_precision="round_trip")
-        if table.rows
-        else pd.DataFrame({"task": []})
-    )
+    return pd.read_csv(io.StringIO(table.csv())) if table.rows else pd.DataFrame({"task": []})
 
 
 @pytest.fixture(params=range(12))
