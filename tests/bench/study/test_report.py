@@ -11,7 +11,7 @@ import pytest
 
 from aida_bench.study.read import read_study
 from aida_bench.study.records import write_rows
-from aida_bench.study.report import figures
+from aida_bench.study.report import figures, sweeps
 from aida_bench.study.report.table import Table
 from aida_bench.study.report.write import write_report
 from aida_bench.study.scores import TaskScores
@@ -143,6 +143,9 @@ def test_a_sweep_is_a_table_and_a_figure_and_no_rival(tmp_path):
     assert diverged == {"one": "1", "two": "1"}
     assert (tmp_path / "out/sweeps.png").stat().st_size > 0
     assert "eps=" not in (tmp_path / "out/differences.csv").read_text()
+    partial = {k: v for k, v in found.items() if not ("eps=1e-09" in k and k.endswith("seed-3"))}
+    both = {task: TaskScores(study, task, partial) for task in study.tasks}
+    assert {row["n"] for row in sweeps.sweeps(both).rows} == {1}  # what one of them lacks, none is told by
 
 
 def test_a_rival_far_off_does_not_hide_the_others():
@@ -161,7 +164,7 @@ def test_a_rival_far_off_does_not_hide_the_others():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["far", "c", "b", "a"]
 
 
-def test_a_figure_names_the_comparisons_alone(tmp_path):
+def test_a_figure_names_the_comparisons_alone():
     labels = [f"o{i}" for i in range(12)]
     curves = Table("x", "", "", [
         {"task": "a", "optimizer": label, "measure": "test_loss", "points": n, "expected": 1 / n}

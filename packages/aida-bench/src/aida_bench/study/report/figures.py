@@ -50,6 +50,7 @@ def forest(differences: Table) -> Figure | None:
         measure = key_measure(rows[0]["measure"])
         axes.axvline(0, color=ZERO, linewidth=0.8)
         limits = _limits(rows)
+        axes.set_xlim(limits)
         for place, row in enumerate(reversed(rows)):
             _difference(axes, place, row, limits)
         axes.set_yticks(range(len(rows)), [row["rival"] for row in reversed(rows)], fontsize="small")
@@ -81,7 +82,6 @@ def _difference(axes: Any, place: int, row: Any, limits: tuple[float, float]) ->
     colour, width = (PRIMARY, 2.2) if row["primary"] else (OTHER, 1.2)
     measure, (low, high) = key_measure(row["measure"]), limits
     middle = measure.scale * row["difference"]
-    axes.set_xlim(limits)
     if low <= middle <= high:
         axes.plot(_ends(row), [place, place], color=colour, linewidth=width)
         axes.plot(middle, place, "o", color=colour, markersize=4.5)

@@ -102,7 +102,8 @@ def differences(scores: Scores) -> Table:
         wanted = each.study.comparisons
         if each.scoring is None or wanted is None or wanted.of not in each.plan.optimizers:
             continue
-        others = [k for k in each.plan.optimizers if k != wanted.of and k not in each.study.swept]
+        apart = {wanted.of, *each.study.swept}
+        others = [label for label in each.plan.optimizers if label not in apart]
         primary = wanted.primary
         for label in sorted(others, key=lambda label: label not in primary):
             if found := each.corrected(wanted.of, label):

@@ -39,10 +39,11 @@ def sweeps(scores: Scores) -> Table:
 
 
 def _values(scores: TaskScores, sweep: Sweep) -> Iterator[Row]:
-    """In the order of the values, the chosen one with those seeds alone that the others have."""
+    """In the order of the values, each on the seeds that all have of which a run has ended."""
     tuned = scores.plan.settings(sweep.optimizer).get(sweep.key)
     labels = [(value, sweep.label(value), False) for value in sweep.values]
-    seeds = set().union(*(scores.finals[label] for _, label, _ in labels))
+    ended = [set(scores.finals[label]) for _, label, _ in labels if scores.finals[label]]
+    seeds = set.intersection(*ended) if ended else set()
     if tuned is not None and not scores.missing(sweep.optimizer):
         labels.append((tuned, sweep.optimizer, True))
     for value, label, chosen in sorted(labels):
