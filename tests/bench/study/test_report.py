@@ -113,6 +113,30 @@ def test_tables_name_a_point_at_an_edge_and_published_settings(study, tmp_path):
     assert len(tuned) == 1  # one of its two points diverged
 
 
+@pytest.mark.parametrize("shift", [-1.0, +1.0])
+def test_what_tuning_did_not_find_is_said(shift, study, tmp_path):
+    """On the seed that both have: the other tuned seeds, made much worse, change nothing."""
+
+    def given(cell):
+        if (cell.task, cell.optimizer, cell.stage) == ("two", "adamw", "final") and cell.config["seed"]:
+            return 50.0
+        better = cell.stage == "published" and (cell.task, cell.optimizer) == ("one", "aida")
+        kept = cell.stage == "published" and not better  # worse than all that is tuned
+        return 1 + 0.1 * noise(cell.key) + shift * better + kept
+
+    found = finish(study, given, layers)
+    write_report(study, found, tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out/published.csv").read_text().splitlines()))
+    named = {(row["task"], row["optimizer"]) for row in rows if row["better"] == "published"}
+    assert named == ({("one", "aida")} if shift < 0 else set())
+    assert {row["shared"] for row in rows} == {"1"}
+    text = (tmp_path / "out/README.md").read_text()
+    (own,) = [row for row in rows if (row["task"], row["optimizer"]) == ("one", "aida")]
+    said = f"aida on one ({float(own['mean']):.4f}; tuned {float(own['tuned']):.4f})"
+    assert (f"**Tuning did not find what the published settings give** for {said}," in text) == (shift < 0)
+    assert ("did not find" in text) == (shift < 0)
+
+
 def test_a_sweep_is_a_table_and_a_figure_and_no_rival(tmp_path):
     """The chosen value stands among the others, with the seeds that they have."""
     asked = (

@@ -13,7 +13,7 @@ from aida_bench.report.words import listed
 from aida_bench.study.claims import Answer, told
 from aida_bench.study.records import Found
 from aida_bench.study.report.scores import Scores
-from aida_bench.study.report.table import Table, number, percent, text
+from aida_bench.study.report.table import Table, number, percent, score, text
 from aida_bench.study.scores import TaskScores, missing_cells
 from aida_bench.study.spec import Study
 from aida_bench.study.status import used
@@ -41,6 +41,7 @@ def page(
         _state(scores, found),
         "## Which optimizer",
         _which(study, scores),
+        _undertuned(tables["published"]),
         "## Claims" if answers else "",
         _claims(answers),
         "## Primary comparisons" if study.comparisons else "",
@@ -128,6 +129,22 @@ def _line(study: Study, scores: TaskScores) -> dict[str, object]:
         spread = mean_spreads(scores.finals[of])
         row |= {"eps": scores.plan.settings(of).get("eps"), "capped": spread and spread.capped}
     return row
+
+
+def _undertuned(published: Table) -> str:
+    """Where published settings are better, the points were too few, or their runs too short."""
+    show = score("mean"), score("tuned")
+    found = [
+        f"{row['optimizer']} on {row['task']} ({show[0](row)}; tuned {show[1](row)})"
+        for row in published.rows
+        if row["better"] == "published"
+    ]
+    if not found:
+        return ""
+    return (
+        f"**Tuning did not find what the published settings give** for {listed(found)}, on the seeds that "
+        "both have. A comparison with one of these, tuned, says less than its interval."
+    )
 
 
 def _claims(answers: Mapping[str, Answer]) -> str:
