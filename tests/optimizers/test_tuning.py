@@ -161,13 +161,9 @@ def test_what_cannot_be_is_refused(make, error, said):
 
 
 def test_every_preset_names_its_source_and_whether_it_was_measured():
+    sources = ("not measured", "the code of AdaBelief", "the authors' code", "docs/results/study, Aida K=2")
     for name, settings in aida.presets.items():
-        assert (
-            aida.presets.source(name).count("not measured")
-            + aida.presets.source(name).count("the code of AdaBelief")
-            + aida.presets.source(name).count("the authors' code")
-            == 1
-        )
+        assert sum(map(aida.presets.source(name).count, sources)) == 1, name
         assert settings is aida.presets[name]
     with pytest.raises(KeyError, match="no preset 'vits': did you mean 'vit'"):
         aida.presets.source("vits")

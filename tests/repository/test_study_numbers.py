@@ -11,6 +11,7 @@ import aida
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "docs" / "results" / "study"
+PAPER = re.compile(r"arXiv[: ]\d+\.\d+")
 NUMBER = r"[-+−]?\d+\.\d{3,}"
 INTERVAL = re.compile(rf"({NUMBER})\s+\[({NUMBER}),\s+({NUMBER})\]")
 TOLD = {
@@ -38,6 +39,13 @@ def means():
     return [float(row["mean"]) for row in rows if row["mean"]]
 
 
+def told_by_the_report():
+    """Numbers and intervals of the page that is made from the rows, as it has them."""
+    text = "\n".join(path.read_text() for path in sorted(STUDY.glob("*/README.md")))
+    triples = [m.groups() for m in INTERVAL.finditer(text)]
+    return {tuple(each.lstrip("+-") for each in t) for t in triples}, set(re.findall(NUMBER, text))
+
+
 def says(text, value):
     """Whether a number is a value, to the digits that it has."""
     return f"{value:.{len(text.partition('.')[2])}f}" == text.replace("−", "-").removeprefix("+")
@@ -47,15 +55,32 @@ def wrong(text):
     """Intervals that are no difference of a table, either way round, and other numbers that are no mean."""
     known = differences()
     known += [(-mean, -high, -low) for mean, low, high in known]
-    bad = [m[0] for m in INTERVAL.finditer(text) if not any(all(map(says, m.groups(), row)) for row in known)]
-    rest = INTERVAL.sub("", text)
+    told, numbers = told_by_the_report()
+    bad = [
+        m[0]
+        for m in INTERVAL.finditer(text)
+        if m.groups() not in told and not any(all(map(says, m.groups(), row)) for row in known)
+    ]
     plain = [*means(), *(abs(row[0]) for row in known)]
-    return bad + [number for number in re.findall(NUMBER, rest) if not any(says(number, v) for v in plain)]
+    rest = re.findall(NUMBER, PAPER.sub("", INTERVAL.sub("", text)))
+    return bad + [n for n in rest if n not in numbers and not any(says(n, value) for value in plain)]
 
 
 @pytest.mark.parametrize("page", TOLD)
 def test_a_page_s_numbers_are_those_of_the_tables(page):
+    assert re.search(NUMBER, TOLD[page])
     assert wrong(TOLD[page]) == []
+
+
+PRESETS = {"llm": "gpt", "lstm": "lm", "cnn": "mnist"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_what_the_study_chose(name):
+    (row,) = [row for row in rows_of("chosen") if (row["task"], row["optimizer"]) == (PRESETS[name], "aida")]
+    for key in ("lr", "eps", "weight_decay"):
+        assert f"{aida.presets[name][key]:.1e}" == f"{float(row[key]):.1e}", key
+    assert f"tuned on {PRESETS[name]}" in aida.presets.source(name)
 
 
 def test_a_number_that_no_run_gave_is_seen():

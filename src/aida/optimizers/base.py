@@ -64,7 +64,7 @@ class Layerwise(Stepping):
         lr: learning rate, 0 or more; a float or a tensor of one element. Default: 1e-3.
         betas: (b1, b2), the decay rates of m and v, each in [0, 1). Default: (0.9, 0.999).
         eps: above 0; inside the root. It caps the stepsize 1/sqrt(...) at sqrt((1-b2)/eps), which is 316 at
-            the default. Default: 1e-8.
+            the default; for language models begin with 1e-14 (docs/guide/eps.md). Default: 1e-8.
         weight_decay: 0 or more; coupled as in Adam, g + weight_decay*p, in every sum too. Default: 0.
         decoupled_weight_decay: True: as in AdamW, p <- (1 - lr*weight_decay)*p in its place. Default: False.
         rectify: RAdam's factor on the step (arXiv 1908.03265); the stepsize is 1 while the variance is
