@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aida_bench.study.read import read_study
-from aida_bench.study.records import read_rows
+from aida_bench.study.records import read_committed
 from aida_bench.study.report.write import write_report
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,8 @@ PUBLISHED = {
 def test_a_study_s_page_and_tables_are_those_of_its_rows(path, tmp_path):
     """But for the commits at the page's end, which need the whole history, and the figures' bytes."""
     folder = PUBLISHED[path]
-    made = write_report(read_study(path), read_rows(folder), tmp_path)
+    study = read_study(path)
+    made = write_report(study, read_committed(study), tmp_path)
     for name in ("README.md", "tables.md"):
         ours, committed = (
             (at / name).read_text().partition("\n## What this rests on")[0] for at in (tmp_path, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections import Counter
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -15,6 +16,10 @@ from aida_bench import plugins
 from aida_bench.baselines import build_optimizer
 from aida_bench.errors import UserError
 from aida_bench.storage.files import read_json
+from aida_bench.study.cells import TaskPlan, next_cells
+from aida_bench.study.read import read_study
+from aida_bench.study.records import read_records
+from aida_bench.study.run import check_settings
 from aida_bench.tasks import create_task, presets_of
 from helpers.bench.command import invoke, refused
 from helpers.bench.studies import ROOT, write
@@ -44,8 +49,12 @@ def test_a_study_of_one_s_own_optimizer_on_one_s_own_task(empty):
     assert read_json(config)["optimizer"] == "own_optimizer:Lion"
 
 
+def guide_s_studies():
+    return re.findall(r"```toml\n(.*?)```", (ROOT / "docs/guide/studies.md").read_text(), re.DOTALL)
+
+
 def test_the_guide_s_study_of_ten_lines(empty):
-    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/guide/studies.md").read_text(), re.DOTALL)
+    text, _ = guide_s_studies()
     assert len(text.splitlines()) == 10 - 1
     for name in ("own_optimizer.py", "own_task.py"):
         shutil.copy(ROOT / "examples" / name, empty)
@@ -60,6 +69,22 @@ def test_the_guide_s_study_of_ten_lines(empty):
     page = (empty / "runs/study-mine/report/README.md").read_text()
     assert "All 15 runs have ended." in page
     assert re.search(r"\| spirals \| adamw \| 5 \| [+-]", page)
+
+
+def test_the_guide_s_study_beside_the_published_one(empty):
+    """From the committed rows its own runs alone are left: 19 points and 5 seeds on each of three tasks."""
+    _, text = guide_s_studies()
+    for folder in ("studies", "examples"):
+        text = text.replace(f'"{folder}', f'"{(ROOT / folder).as_posix()}')
+    (empty / "beside.toml").write_text(text)
+    study = read_study(empty / "beside.toml")
+    found = read_records(study)
+    ready = next_cells(study, study.tasks, found)
+    assert {cell.optimizer for cell in ready} == {"lion"}
+    assert len(ready) == 3 * 19
+    left = [cell for task in study.tasks for cell in TaskPlan(study, task, found).all_cells()]
+    assert Counter(cell.stage for cell in left if cell.key not in found) == {"tune": 3 * 19, "final": 3 * 5}
+    check_settings(ready, set())
 
 
 def test_examples_are_short():

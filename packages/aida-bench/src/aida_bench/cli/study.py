@@ -108,12 +108,12 @@ def export(
     """Write the rows of all finished runs into one compressed file, from which a fresh clone goes on."""
     with one_line_errors("nothing was written."):
         study, _ = _study(file, None)
-        from aida_bench.study.records import read_records, write_rows
+        from aida_bench.study.records import own_of, read_records, write_rows
 
         folder = expand(to) if to else study.rows_folder
         if folder is None:
             raise UserError(f"{file} names no folder for rows: give --to, or add rows = … to [study].")
-        records = read_records(study)
+        records = own_of(study, read_records(study))
         path = write_rows(folder, records.values())
         say(Console(), f"wrote {len(records)} runs to {path} ({path.stat().st_size / 1e3:.0f} kB)")
 

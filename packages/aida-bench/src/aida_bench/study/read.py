@@ -5,12 +5,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from os.path import normpath
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from aida_bench.errors import UserError, choose
 from aida_bench.plugins import search_in
+from aida_bench.study.extend import Content, extended, laid_over
 from aida_bench.study.spec import (
     CLAIM_KINDS,
     About,
@@ -32,6 +34,13 @@ def read_study(path: Path) -> Study:
 
     Raises UserError for a file that is not there, is no TOML, or says what it may not.
     """
+    study, _ = _read(path, ())
+    search_in(study.import_folders)
+    return study
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[Study, Content]:
+    """And its tables with those of the study that it extends; `above`: those that extend it."""
     if not path.is_file():
         raise UserError(f"{path} is not a file: name a study's TOML file, such as studies/claims.toml.")
     try:
@@ -44,6 +53,11 @@ def read_study(path: Path) -> Study:
         "claims",
     )  # fmt: skip
     reader.check_keys(content, known, "the file")
+    base = None
+    if (lower := extended(content, path, above)) is not None:
+        base, theirs = _read(lower, (*above, Path(normpath(path))))
+        last = max(each.phase for each in base.optimizers.values())
+        content = laid_over(theirs, content, last, path.name)
     about = reader.read(About, content.get("study", {}), "[study]")
     about = About(**{**vars(about), "name": about.name or path.stem})
     tasks = reader.read_all(TaskEntry, content.get("tasks", {}), "tasks")
@@ -69,15 +83,14 @@ def read_study(path: Path) -> Study:
         final=reader.read(Final, content.get("final", {}), "[final]"),
         space={k: reader.convert(v, Range, f"{k} in [space]") for k, v in content.get("space", {}).items()},
         tasks=tasks, optimizers=optimizers, sweeps=sweeps,
-        claims=reader.read_all(Claim, content.get("claims", {}), "claims"),
+        claims=reader.read_all(Claim, content.get("claims", {}), "claims"), base=base,
         **{
             key: reader.read(cls, content[key], f"[{key}]") if key in content else None
             for key, cls in optional.items()
         },
     )  # fmt: skip
     _check(study, reader)
-    search_in(study.import_folders)
-    return study
+    return study, content
 
 
 def _swept(
@@ -174,6 +187,12 @@ def _check(study: Study, reader: _Reader) -> None:
                 raise UserError(
                     f"[{what}.{label}] in {name} names folders: leave out / and : and a first dot."
                 )
+    base = study.base
+    if base and {study.folder, study.rows_folder} & {base.folder, base.rows_folder} - {None}:
+        raise UserError(
+            f"{name} has the runs or rows of {base.path.name}, which it extends: give [study] a name and "
+            "rows of its own."
+        )
     for label, each in study.optimizers.items():
         where = f"[optimizers.{label}] in {name}"
         for key in each.tune:

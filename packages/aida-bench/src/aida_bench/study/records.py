@@ -67,13 +67,26 @@ Found = Mapping[str, Record]
 
 
 def read_records(study: Study) -> dict[str, Record]:
-    """All that is finished: what is committed, and what lies in the study's folder."""
-    found = read_rows(study.rows_folder) if study.rows_folder else {}
+    """All that is finished, committed or in the study's folder; of a study that it extends too."""
+    found = read_records(study.base) if study.base else {}
+    found |= read_rows(study.rows_folder) if study.rows_folder else {}
     for path in sorted(study.folder.glob("*/*/seed-*/done.json")):
         key = path.parent.relative_to(study.folder).as_posix()
         if read_done(path.parent):
             found[key] = of_result(key, read_folder(path.parent))
     return found
+
+
+def read_committed(study: Study) -> dict[str, Record]:
+    """Its rows alone, and those of a study that it extends."""
+    found = read_committed(study.base) if study.base else {}
+    return found | (read_rows(study.rows_folder) if study.rows_folder else {})
+
+
+def own_of(study: Study, found: Found) -> dict[str, Record]:
+    """What of the finished runs is not of a study that it extends."""
+    others = read_records(study.base) if study.base else {}
+    return {key: record for key, record in found.items() if key not in others}
 
 
 def of_result(key: str, result: Result) -> Record:

@@ -18,6 +18,8 @@ class About:
     name: str = ""
     folder: str = ""
     """Where the runs lie, seen from where the command is started; by default runs/study-NAME."""
+    extends: str = ""
+    """Another study's file, seen from this one: its tables hold here too, and its runs are not run again."""
     rows: str = ""
     """Folder of committed rows, seen from the file: cells found there are not run again."""
     registered: str = ""
@@ -175,6 +177,8 @@ class Study:
     claims: Mapping[str, Claim] = field(default_factory=dict)
     sweeps: Mapping[str, Sweep] = field(default_factory=dict)
     """Each value's optimizer is among `optimizers` already."""
+    base: Study | None = None
+    """The study that this one extends; `optimizers` and `tasks` have its own already."""
 
     @property
     def folder(self) -> Path:
@@ -186,7 +190,8 @@ class Study:
 
     @property
     def import_folders(self) -> list[Path]:
-        return [(self.path.parent / each).resolve() for each in (".", *self.about.paths)]
+        own = [(self.path.parent / each).resolve() for each in (".", *self.about.paths)]
+        return own + (self.base.import_folders if self.base else [])
 
     @property
     def swept(self) -> set[str]:

@@ -12,7 +12,7 @@ from filelock import Timeout
 
 from aida_bench.storage.files import locked
 from aida_bench.study.cells import UNTRAINED, Cell, TaskPlan
-from aida_bench.study.records import Found, of_task
+from aida_bench.study.records import Found, of_task, own_of
 from aida_bench.study.spec import Study
 
 HOUR = 3600.0
@@ -74,7 +74,7 @@ def affordable(study: Study, cells: Sequence[Cell], found: Found) -> list[Cell]:
     limit = study.about.core_hours
     if limit is None:
         return list(cells)
-    spent, fit = used(found), []
+    spent, fit = used(own_of(study, found)), []
     for cell in cells:
         spent += cost(study, cell, found) or 0.0
         if spent > limit:
@@ -88,16 +88,17 @@ def used(found: Found) -> float:
 
 
 def status(study: Study, tasks: Iterable[str], found: Found) -> Status:
-    each = [_task_status(study, task, found) for task in tasks]
+    own = own_of(study, found)
+    each = [_task_status(study, task, found, own) for task in tasks]
     left = [t.left for t in each]
     paces = [r.seconds / r.cpu_seconds for r in found.values() if r.cpu_seconds and r.seconds]
     return Status(
-        each, list(_running(study)), used(found), None if None in left else sum(filter(None, left)),
+        each, list(_running(study)), used(own), None if None in left else sum(filter(None, left)),
         median(paces) if paces else None,
     )  # fmt: skip
 
 
-def _task_status(study: Study, task: str, found: Found) -> TaskStatus:
+def _task_status(study: Study, task: str, found: Found, own: Found) -> TaskStatus:
     plan = TaskPlan(study, task, found)
     cells = plan.all_cells()
     seconds, measured = epoch_seconds(study, task, found)
@@ -109,7 +110,7 @@ def _task_status(study: Study, task: str, found: Found) -> TaskStatus:
         task, plan.epochs, plan.tuning_epochs, seconds, measured,
         done=Counter(cell.stage for cell in cells if cell.key in found),
         planned=Counter(cell.stage for cell in cells),
-        used=sum(record.cpu_seconds for record in of_task(found, task)) / HOUR,
+        used=sum(record.cpu_seconds for record in of_task(own, task)) / HOUR,
         left=None if seconds is None else epochs * seconds / HOUR,
         widening=None if seconds is None else wider * plan.tuning_epochs * seconds / HOUR,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from aida_bench.report.metrics import key_label
 from aida_bench.report.statistics import FEWEST
 from aida_bench.report.words import listed
 from aida_bench.study.claims import Answer, told
-from aida_bench.study.records import Found
+from aida_bench.study.records import Found, own_of
 from aida_bench.study.report.scores import Scores
 from aida_bench.study.report.table import Table, number, percent, score, text
 from aida_bench.study.scores import TaskScores, missing_cells
@@ -175,9 +175,11 @@ def _origin(study: Study, found: Found, origin: Origin) -> str:
         ", ".join(str(record.versions.get(k) or NOT_LISTED) for k in ("machine", "torch", "aida"))
         for record in found.values()
     )
+    name, others = study.path.name, len(found) - len(own_of(study, found))
+    theirs = f", {others} of them of {study.base.path.name}" if study.base else ""
     lines = [
-        f"- Rows: {len(found)} runs, {used(found):.2f} core-hours; `aida study run {study.path.name}` makes "
-        f"them, `aida study report {study.path.name}` this page. All tables: [tables.md](tables.md), and as "
+        f"- Rows: {len(found)} runs{theirs}, {used(found):.2f} core-hours; `aida study run {name}` makes "
+        f"them, `aida study report {name}` this page. All tables: [tables.md](tables.md), and as "
         "CSV beside it.",
         f"- Commits of the runs: {_counted(commits)}.",
         f"- Machine, torch and aida: {_counted(kinds)}.",
