@@ -129,7 +129,12 @@ def test_committed_rows_of_another_study_are_refused_and_damage_is_said(tmp_path
     execute(Job(study.folder / cell.key, cell.config, keep=0))
     assert invoke("study", "export", path).exit_code == 0
     write(tmp_path, text.replace("batch_size = 16", "batch_size = 8"))
-    refused(invoke("study", "run", path, "--nice", 0), "has batch_size 16", "the study's file 8", "undo the change")
+    refused(
+        invoke("study", "run", path, "--nice", 0),
+        "has batch_size 16",
+        "the study's file 8",
+        "undo the change",
+    )
     rows = tmp_path / "committed/rows.jsonl.gz"
     rows.write_bytes(rows.read_bytes()[:-9])
     refused(invoke("study", "status", path), "rows.jsonl.gz is damaged", "from its commit again")
