@@ -2,6 +2,7 @@
 
 spec        what a study's file may say
 read        the file, checked
+extend      a file that adds to another: the tables of both
 space       quasi-random points in a space of settings, and wider ones
 cells       which runs there are, stage by stage, given what has been found
 records     finished runs, from their folders and from committed rows
