@@ -14,6 +14,7 @@ STUDY = ROOT / "docs" / "results" / "study"
 PAPER = re.compile(r"arXiv[: ]\d+\.\d+")
 NUMBER = r"[-+−]?\d+\.\d{3,}"
 INTERVAL = re.compile(rf"({NUMBER})\s+\[({NUMBER}),\s+({NUMBER})\]")
+SHARE = re.compile(r"(\d+(?:\.\d+)?)\s%")
 TOLD = {
     "README.md": (ROOT / "README.md").read_text().partition("## Is it worth it?")[2].partition("\n## ")[0],
     "docs/results/study/README.md": (STUDY / "README.md").read_text(),
@@ -70,6 +71,26 @@ def wrong(text):
 def test_a_page_s_numbers_are_those_of_the_tables(page):
     assert re.search(NUMBER, TOLD[page])
     assert wrong(TOLD[page]) == []
+
+
+def test_the_shares_at_the_cap_are_those_of_the_tables():
+    capped = [float(row["capped"]) for row in rows_of("stepsizes") if row["capped"]]
+    told = SHARE.findall(TOLD["docs/results/study/README.md"])
+    assert told
+    assert [share for share in told if not any(says(share, 100 * each) for each in capped)] == []
+
+
+def test_the_table_of_eps_has_each_value_in_its_place():
+    lines = [line.strip("| ").split(" | ") for line in TOLD["docs/guide/eps.md"].splitlines() if "|" in line]
+    (_, *tasks), _, *body = lines
+    swept = {(row["task"], float(row["value"])): row for row in rows_of("sweeps") if row["chosen"] == "False"}
+    assert len(body) * len(tasks) == 18
+    for first, *cells in body:
+        for task, cell in zip(tasks, cells, strict=True):
+            row = swept[task, float(first.partition(",")[0])]
+            loss, share = cell.removesuffix(" %)").split(" (")
+            assert says(loss, float(row["mean"])), (task, first)
+            assert says(share, 100 * float(row["capped"])), (task, first)
 
 
 PRESETS = {"llm": "gpt", "lstm": "lm", "cnn": "mnist"}
