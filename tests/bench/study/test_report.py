@@ -65,9 +65,15 @@ def test_the_command_writes_beside_the_rows_and_twice_the_same(study, tmp_path):
     result = invoke("study", "report", "study.toml")
     assert result.exit_code == 0, result.output
     first = contents(tmp_path / "rows")
-    assert {"README.md", "tables.md", "differences.png", "profile.svg", "tuning.png", "runs.csv"} <= set(
-        first
-    )
+    assert {
+        "README.md",
+        "tables.md",
+        "differences.png",
+        "profile.svg",
+        "tuning.png",
+        "settings.png",
+        "runs.csv",
+    } <= set(first)
     assert result.stdout.count("wrote") == len(first) - 1  # the rows were there
     assert invoke("study", "report", "study.toml", "--to", "other").exit_code == 0
     assert contents(tmp_path / "other") == {k: v for k, v in first.items() if k != "rows.jsonl.gz"}
@@ -198,6 +204,26 @@ def test_a_figure_names_the_comparisons_alone():
     assert [text.get_text() for text in legend.get_texts()] == ["o3", "o7", "others"]
     (legend,) = figures.tuning(curves, []).legends
     assert len(legend.get_texts()) == 12
+
+
+def test_scores_by_the_one_setting_that_is_tuned():
+    """Points that diverged are left out, and one far off hides nothing; a lone optimizer is not drawn."""
+    found = {"a": {1e-3: 2.0, 1e-2: 1.0, 1e-1: 90.0}, "b": {1e-3: 1.5, 1e-2: 1.2, 1e-1: None}}
+    rows = [
+        {"task": "t", "optimizer": label, "measure": "validation_loss", "lr": lr, "score": score}
+        for label, own in found.items()
+        for lr, score in reversed(own.items())
+    ]
+    points = Table("tuning", "", "", [*rows, {**rows[0], "optimizer": "both", "score": 0.1}], {})
+    assert figures.by_setting(points, {"a": "lr", "b": "momentum"}, []) is None
+    drawn = figures.by_setting(points, {"a": "lr", "b": "lr"}, [])
+    (axes,) = drawn.axes
+    lines = {line.get_label(): {*zip(*line.get_data(), strict=True)} for line in axes.get_lines()}
+    assert lines == {"a": {*found["a"].items()}, "b": {*found["b"].items()} - {(1e-1, None)}}
+    low, high = axes.get_ylim()
+    assert 0.9 < low < 1.0
+    assert 2.0 < high < 2.1
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["a", "b"]
 
 
 def test_an_edge_is_named(tmp_path):

@@ -1,8 +1,8 @@
-"""Forest plot of differences, performance profile and tuning curves, drawn from the report's tables."""
+"""Forest plot, performance profile, tuning curves, scores by one setting: drawn from the report's tables."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -137,3 +137,38 @@ def tuning(curves: Table, named: Collection[str]) -> Figure | None:
     below: dict[str, Any] = {"loc": "outside lower center", "ncols": 6, "frameon": False}
     figure.legend(**_legend(panels), fontsize="small", **below)
     return figure
+
+
+def by_setting(points: Table, alone: Mapping[str, str], named: Collection[str]) -> Figure | None:
+    """A row of panels a setting, a panel a task: the score by it of those that tune it alone; None of fewer
+    than two. `alone`: the setting of each such optimizer."""
+    rows = [row for row in points.rows if row["optimizer"] in alone and row["score"] is not None]
+    tasks, styles = by(rows, "task"), _styles(list(by(rows, "optimizer")), named)
+    keys = [key for key in dict.fromkeys(alone.values()) if sum(alone[label] == key for label in styles) > 1]
+    if not keys:
+        return None
+    figure, grid = blank(len(keys), len(tasks), 4.6, 3.8)
+    for key, line in zip(keys, grid, strict=True):
+        for axes, (task, mine) in zip(line, tasks.items(), strict=True):
+            _searched(axes, [row for row in mine if alone[row["optimizer"]] == key], key, styles)
+            axes.set_title(task, fontsize="medium")
+    below: dict[str, Any] = {"loc": "outside lower center", "ncols": 6, "frameon": False}
+    figure.legend(**_legend(axes for line in grid for axes in line), fontsize="small", **below)
+    return figure
+
+
+def _searched(axes: Any, rows: Sequence[Any], key: str, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    """Room for the better half of each optimizer's points, beside which those far off could not be told."""
+    shown = []
+    for label, own in by(sorted(rows, key=lambda row: row[key]), "optimizer").items():
+        measure = key_measure(own[0]["measure"])
+        scores = [measure.scale * row["score"] for row in own]
+        axes.plot([row[key] for row in own], scores, marker="o", markersize=3.5, label=label, **styles[label])
+        shown += sorted(scores, reverse=measure.higher)[: (len(scores) + 1) // 2]
+    axes.set_xscale("log")
+    axes.set_xlabel(key, fontsize="small")
+    if shown:
+        room = 0.05 * (max(shown) - min(shown)) or 1.0
+        axes.set_ylim(min(shown) - room, max(shown) + room)
+        axes.set_ylabel(key_label(rows[0]["measure"]), fontsize="small")
+    _plain(axes)

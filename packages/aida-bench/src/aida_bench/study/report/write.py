@@ -28,11 +28,13 @@ def write_report(study: Study, found: Found, folder: Path) -> list[Path]:
     tables = {table.name: table for table in made}
     answers = {label: answer(claim, each) for label, claim in study.claims.items()}
     named = [study.comparisons.of, *study.comparisons.primary] if study.comparisons else []
+    alone = {label: own.tune[0] for label, own in study.optimizers.items() if len(own.tune) == 1}
     drawn = {
         "differences": figures.forest(tables["differences"]),
         "profile": figures.profile(tables["profile"], tables["aggregates"], named),
         "sweeps": sweeps.sweep(tables["sweeps"]),
         "tuning": figures.tuning(tables["tuning-curves"], named),
+        "settings": figures.by_setting(tables["tuning"], alone, named),
     }
     whole = {name: figure for name, figure in drawn.items() if figure is not None}
     make_folder(folder)
