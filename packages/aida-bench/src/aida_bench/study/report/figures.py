@@ -39,8 +39,8 @@ def _legend_name(label: str, named: Collection[str]) -> str:
     return label if label in named or not named else "others"
 
 
-def forest(differences: Table) -> Figure | None:
-    """A panel a task; None without a difference."""
+def forest(differences: Table, far: float = FAR) -> Figure | None:
+    """A panel a task, without room for what is `far` off; None without a difference."""
     tasks = by(differences.rows, "task")
     if not tasks:
         return None
@@ -49,7 +49,7 @@ def forest(differences: Table) -> Figure | None:
     for axes, (task, rows) in zip(panels, tasks.items(), strict=True):
         measure = key_measure(rows[0]["measure"])
         axes.axvline(0, color=ZERO, linewidth=0.8)
-        limits = _limits(rows)
+        limits = _limits(rows, far)
         axes.set_xlim(limits)
         for place, row in enumerate(reversed(rows)):
             _difference(axes, place, row, limits)
@@ -69,9 +69,9 @@ def _ends(row: Any) -> list[float]:
     return [key_measure(row["measure"]).scale * end for end in ends]
 
 
-def _limits(rows: Sequence[Any]) -> tuple[float, float]:
-    """Room for all intervals but those of rivals FAR off, beside which the others could not be seen."""
-    usual = FAR * median(abs(row["difference"]) for row in rows)
+def _limits(rows: Sequence[Any], far: float) -> tuple[float, float]:
+    """Room for all intervals but those of rivals far off, beside which the others could not be seen."""
+    usual = far * median(abs(row["difference"]) for row in rows)
     near = [0.0, *(end for row in rows if abs(row["difference"]) <= usual for end in _ends(row))]
     room = 0.06 * (max(near) - min(near)) or 1.0
     return min(near) - room, max(near) + room

@@ -1,0 +1,39 @@
+"""The figure that sums up the study: Aida minus three rivals on every task, docs/results/study/summary.png.
+
+    python reproduce/study_summary.py
+
+It takes the tables of differences that `aida study report` has written.
+"""
+
+import csv
+from math import inf
+from pathlib import Path
+
+from aida_bench.report.figures import plain_text, save_figure
+from aida_bench.study.report.figures import forest
+from aida_bench.study.report.table import Table
+
+STUDY = Path(__file__).parents[1] / "docs" / "results" / "study"
+RIVALS = {"adamw": "AdamW", "adabelief": "AdaBelief", "mean": "its layers' mean damping"}
+
+
+def differences() -> Table:
+    """Of all tasks; forest() has a panel for each `task`, so the rival stands there and the task beside it."""
+    rows = []
+    for path in sorted(STUDY.glob("*/differences.csv"), reverse=True):  # tier-1 first
+        for row in csv.DictReader(path.read_text().splitlines()):
+            if row["optimizer"] == "aida" and row["rival"] in RIVALS:
+                numbers = {key: float(row[key]) for key in ("difference", "low", "high", "n")}
+                turned = {"task": row["rival"], "rival": row["task"], "primary": row["primary"] == "True"}
+                rows.append({**row, **numbers, **turned})
+    return Table("differences", "", "", sorted(rows, key=lambda row: list(RIVALS).index(row["task"])), {})
+
+
+if __name__ == "__main__":
+    figure = forest(differences(), far=inf)
+    assert figure
+    for axes, name in zip(figure.axes, RIVALS.values(), strict=True):
+        axes.set_title(f"Aida minus {name}", fontsize="medium")
+    with plain_text():
+        for form in ("png", "svg"):
+            save_figure(figure, STUDY / f"summary.{form}")
