@@ -18,7 +18,7 @@ RIVALS = {"adamw": "AdamW", "adabelief": "AdaBelief", "mean": "its layers' mean 
 
 
 def differences() -> Table:
-    """Of all tasks; forest() has a panel for each `task`, so the rival stands there and the task beside it."""
+    """Of all tasks. A panel of forest() is a `task`: the rival stands there, and the task beside it."""
     rows = []
     for path in sorted(STUDY.glob("*/differences.csv"), reverse=True):  # tier-1 first
         for row in csv.DictReader(path.read_text().splitlines()):
