@@ -226,6 +226,19 @@ def test_scores_by_the_one_setting_that_is_tuned():
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["a", "b"]
 
 
+def test_a_legend_fits_beside_one_panel():
+    labels = ["adamw", "adabelief", "momentum", "whole-model", "rolled", "ladabelief"]
+    rows = [
+        {"task": "t", "optimizer": label, "measure": "test_loss", "points": n, "expected": 1.0 / n}
+        for label in labels
+        for n in (1, 2, 3)
+    ]
+    figure = figures.tuning(Table("x", "", "", rows, {}), [])
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 def test_an_edge_is_named(tmp_path):
     study = read_study(write(tmp_path, TEXT.replace("points = 2", "points = 16")))
     found = finish(study, lambda cell: cell.config["settings"]["lr"] if cell.stage == "tune" else 1.0, layers)

@@ -118,6 +118,13 @@ def _legend(panels: Iterable[Any]) -> dict[str, Any]:
     return {"handles": [*lines.values()], "labels": [*lines]}
 
 
+def _legend_below(figure: Figure, grid: Sequence[Sequence[Any]]) -> None:
+    """As many names in a line as the panels are wide."""
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": min(3 * len(grid[0]), 6)}
+    handles = _legend(axes for line in grid for axes in line)
+    figure.legend(**handles, **where, frameon=False, fontsize="small")
+
+
 def tuning(curves: Table, named: Collection[str]) -> Figure | None:
     """A panel a task: the expected best of n points; None while no optimizer's points have all ended."""
     most = max((row["points"] for row in curves.rows), default=0)
@@ -134,8 +141,7 @@ def tuning(curves: Table, named: Collection[str]) -> Figure | None:
         axes.set_title(task, fontsize="medium")
         axes.set_ylabel(f"expected best {key_label(rows[0]['measure'])}", fontsize="small")
         time_axis(axes, "points tried")
-    below: dict[str, Any] = {"loc": "outside lower center", "ncols": 6, "frameon": False}
-    figure.legend(**_legend(panels), fontsize="small", **below)
+    _legend_below(figure, [panels])
     return figure
 
 
@@ -152,8 +158,7 @@ def by_setting(points: Table, alone: Mapping[str, str], named: Collection[str]) 
         for axes, (task, mine) in zip(line, tasks.items(), strict=True):
             _searched(axes, [row for row in mine if alone[row["optimizer"]] == key], key, styles)
             axes.set_title(task, fontsize="medium")
-    below: dict[str, Any] = {"loc": "outside lower center", "ncols": 6, "frameon": False}
-    figure.legend(**_legend(axes for line in grid for axes in line), fontsize="small", **below)
+    _legend_below(figure, grid)
     return figure
 
 
