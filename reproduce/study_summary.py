@@ -1,4 +1,4 @@
-"""The figure that sums up the study: Aida minus three rivals on every task, docs/results/study/summary.png.
+"""The figure that sums up the study: Aida minus three rivals on every task of tier 1 and of gpt, docs/results/study/summary.png.
 
     python reproduce/study_summary.py
 
@@ -14,14 +14,15 @@ from aida_bench.study.report.figures import forest
 from aida_bench.study.report.table import Table
 
 STUDY = Path(__file__).parents[1] / "docs" / "results" / "study"
+REPORTS = ("tier-1", "gpt-lr", "gpt")
 RIVALS = {"adamw": "AdamW", "adabelief": "AdaBelief", "mean": "its layers' mean damping"}
 
 
 def differences() -> Table:
-    """Of all tasks. A panel of forest() is a `task`: the rival stands there, and the task beside it."""
+    """Of their tasks. A panel of forest() is a `task`: the rival stands there, and the task beside it."""
     rows = []
-    for path in sorted(STUDY.glob("*/differences.csv"), reverse=True):  # tier-1 first
-        for row in csv.DictReader(path.read_text().splitlines()):
+    for report in REPORTS:
+        for row in csv.DictReader((STUDY / report / "differences.csv").read_text().splitlines()):
             if row["optimizer"] == "aida" and row["rival"] in RIVALS:
                 numbers = {key: float(row[key]) for key in ("difference", "low", "high", "n")}
                 turned = {"task": row["rival"], "rival": row["task"], "primary": row["primary"] == "True"}

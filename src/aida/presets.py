@@ -74,7 +74,7 @@ presets = Presets(
         "llm": (
             {**_DECOUPLED, "lr": 1.3e-3, "betas": (0.9, 0.99), "eps": 5.1e-13, "weight_decay": 4.6e-2},
             f'{_STUDY} gpt (0.4 million weights; no_decay="norms_and_biases"): test loss 3.527, AdamW 3.655, '
-            "but not told apart from it where lr is tuned finely; betas are nanoGPT's; at its lr "
+            "but where lr is tuned finely AdamW is not told apart; betas are nanoGPT's; at its lr "
             "1e-3 and decay 0.1, with eps 1e-16, 3.549",
         ),
         "vit": (
