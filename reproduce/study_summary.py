@@ -1,4 +1,4 @@
-"""The figure that sums up the study: Aida minus three rivals on every task of tier 1 and of gpt, docs/results/study/summary.png.
+"""The figure that sums up the study, docs/results/study/summary.png: Aida minus three rivals, task by task.
 
     python reproduce/study_summary.py
 
