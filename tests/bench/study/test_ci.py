@@ -35,7 +35,7 @@ def test_a_study_from_its_first_run_to_its_report(tmp_path):
     assert "Partial" not in page
     assert "incomplete" not in page
     assert {each.name for each in (tmp_path / "out").glob("*.svg")} == {
-        "differences.svg", "profile.svg", "sweeps.svg", "tuning.svg",
+        "differences.svg", "profile.svg", "settings.svg", "sweeps.svg", "tuning.svg",
     }  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "out/differences.csv").read_text().splitlines()))
     assert {(row["task"], row["rival"]) for row in rows if row["primary"] == "True"} == {
