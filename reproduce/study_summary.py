@@ -18,6 +18,12 @@ REPORTS = ("tier-1", "gpt-lr", "gpt")
 RIVALS = {"adamw": "AdamW", "adabelief": "AdaBelief", "mean": "its layers' mean damping"}
 
 
+def description(shown: Table) -> str:
+    """What the figure shows, in words: it lies in its files, where a test compares it with the tables."""
+    said = "Aida minus {name} on {rival}: {difference:.4f} [{low:.4f}, {high:.4f}]"
+    return "; ".join(said.format(name=RIVALS[row["task"]], **row) for row in shown.rows)
+
+
 def differences() -> Table:
     """Of their tasks. A panel of forest() is a `task`: the rival stands there, and the task beside it."""
     rows = []
@@ -31,10 +37,11 @@ def differences() -> Table:
 
 
 if __name__ == "__main__":
-    figure = forest(differences(), far=inf)
+    shown = differences()
+    figure = forest(shown, far=inf)
     assert figure
     for axes, name in zip(figure.axes, RIVALS.values(), strict=True):
         axes.set_title(f"Aida minus {name}", fontsize="medium")
     with plain_text():
         for form in ("png", "svg"):
-            save_figure(figure, STUDY / f"summary.{form}")
+            save_figure(figure, STUDY / f"summary.{form}", description(shown))

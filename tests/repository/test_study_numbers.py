@@ -2,6 +2,7 @@
 
 import csv
 import re
+import runpy
 from itertools import chain
 from pathlib import Path
 
@@ -113,3 +114,11 @@ def test_a_number_that_no_run_gave_is_seen():
     assert wrong(found[0].replace(f"[{found[2]}, {found[3]}]", f"[{found[3]}, {found[2]}]"))
     assert not wrong(f"{means()[0]:.4f}")
     assert wrong("9.9999")
+
+
+@pytest.mark.parametrize("form", ["png", "svg"])
+def test_the_summary_is_drawn_from_the_tables(form):
+    script = runpy.run_path(str(ROOT / "reproduce" / "study_summary.py"))
+    said = script["description"](script["differences"]())
+    assert "Aida minus AdamW on gpt: -0.1275 [" in said
+    assert said.encode() in (STUDY / f"summary.{form}").read_bytes()

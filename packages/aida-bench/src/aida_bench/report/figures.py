@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write in the format of the path's suffix; the same figure gives the same bytes."""
+def save_figure(figure: Figure, path: Path, description: str | None = None) -> None:
+    """Write in the format of the path's suffix; the same figure gives the same bytes. The `description` goes
+    into the file."""
     from matplotlib import rc_context
 
-    dated: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
+    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
+    if description is not None:
+        metadata["Description"] = description
     with rc_context({"svg.hashsalt": path.name}), replaced(path) as beside:
-        figure.savefig(beside, format=path.suffix[1:], metadata=dated)
+        figure.savefig(beside, format=path.suffix[1:], metadata=metadata)
 
 
 def learning_curves(results: Sequence[Result]) -> Figure | None:
