@@ -112,8 +112,11 @@ def test_only_its_own_rows_are_exported_and_counted(first, tmp_path):
     assert sum(each.used for each in status(study, study.tasks, found).tasks) == pytest.approx(used(own))
     write_report(study, found, tmp_path / "out")
     text = (tmp_path / "out/README.md").read_text()
-    others = len(found) - len(own)
-    assert f"- Rows: {len(found)} runs, {others} of them of study.toml, " in text
+    swept = sum(" eps=" in key for key in found.keys() - own.keys())  # the other file's own
+    others = len(found) - len(own) - swept
+    assert swept
+    assert f"- Rows: {len(own) + others} runs, {others} of them of study.toml, " in text
+    assert "other runs lie there" not in text
     rows = csv.DictReader((tmp_path / "out/differences.csv").read_text().splitlines())
     assert {row["rival"] for row in rows if row["optimizer"] == "mine"} == {*OWN, "later"}
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from aida_bench.execution.plan import ExecutionOptions, OptimizerSpec, Plan
 
 RUNS = Path("runs")
-LAST_SEED = 2**32 - 1
 Option = typer.Option
 
 
@@ -206,11 +205,6 @@ def named(optimizers: str | None, preset: Preset) -> list[str]:
     if optimizers is None:
         return list(preset.optimizers)
     return list(preset.recipes) if optimizers == "all" else [name.strip() for name in optimizers.split(",")]
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    if seeds[-1] > LAST_SEED:
-        raise UserError(f"seed {seeds[-1]} is above {LAST_SEED}, numpy's last: choose a smaller one.")
 
 
 def check_settings(specs: Sequence[OptimizerSpec]) -> None:

@@ -15,6 +15,7 @@ from aida_bench.execution.cores import cores
 from aida_bench.execution.job import Job, resolve_device
 from aida_bench.settings import write_setting
 from aida_bench.storage.run import check_folder
+from aida_bench.tasks import higher_of
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Plan:
             "task": self.task, "preset": self.preset, "model": self.model, "epochs": self.epochs,
             "batch_size": self.batch_size, "limit_batches": self.limit_batches, "device": device,
             "precision": self.precision, "devices": self.devices, "strategy": self.strategy,
+            **higher_of(self.task),
         }  # fmt: skip
         keep = inf if where.keep else CHECKPOINT_BYTES / (len(self.seeds) * len(self.specs))
         jobs = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 SPLITS = ("train", "validation", "test")
@@ -59,9 +60,26 @@ NOTHING = Metric("score", "score")
 """Where no epoch has been measured yet, nobody can say what the score will be of."""
 
 
+HIGHER = (
+    "auc", "auroc", "average_precision", "dice", "f1", "iou", "map", "mcc", "miou", "precision", "psnr", "r2",
+    "recall", "reward", "rouge", "ssim",
+)  # fmt: skip
+"""What tasks from outside the package often measure, of which more is better."""
+_declared: set[str] = set()
+
+
+def declare_higher(names: Iterable[str]) -> None:
+    """What a task says of its own measures: that more of them is better."""
+    _declared.update(names)
+
+
 def measure_named(name: str) -> Metric:
-    """A measure by its name; an unknown one is shown by its name, and less of it counts as better."""
-    return METRICS.get(name) or Metric(name, name.replace("_", " "))
+    """A measure by its name; of an unknown one less counts as better, and its label says so."""
+    if name in METRICS:
+        return METRICS[name]
+    higher = name in HIGHER or name in _declared
+    shown = name.replace("_", " ")
+    return Metric(name, shown if higher else f"{shown} (less counts as better)", higher=higher)
 
 
 def key_measure(key: str) -> Metric:

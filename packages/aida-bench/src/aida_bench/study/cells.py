@@ -14,14 +14,14 @@ from itertools import chain, zip_longest
 from math import inf
 from typing import Any
 
-from aida_bench.errors import UserError, choose
+from aida_bench.errors import UserError
 from aida_bench.recipes import Preset
 from aida_bench.storage.files import Row
 from aida_bench.storage.run import IDENTITY
 from aida_bench.study import space
 from aida_bench.study.records import Found, plain, scoring_of
 from aida_bench.study.spec import OptimizerEntry, Study
-from aida_bench.tasks import presets_of
+from aida_bench.tasks import higher_of, presets_of
 
 UNTRAINED = "untrained"
 
@@ -89,7 +89,7 @@ class TaskPlan:
     @property
     def optimizers(self) -> dict[str, OptimizerEntry]:
         """Those that take part in this task."""
-        return {k: v for k, v in self.study.optimizers.items() if v.tasks is None or self.task in v.tasks}
+        return self.study.optimizers_of(self.task)
 
     def complete(self, stage: Iterable[Cell]) -> bool:
         return all(cell.key in self.found for cell in stage)
@@ -135,7 +135,8 @@ class TaskPlan:
     def _settings(self, label: str, point: Mapping[str, float]) -> dict[str, Any]:
         """The recipe's, then the file's, then the point's; of another's point, the file's own stay."""
         spec, recipes = self.study.optimizers[label], self.preset.recipes
-        own = dict(recipes[spec.recipe].settings) if spec.recipe in recipes else {}
+        recipe = spec.recipe or spec.optimizer
+        own = dict(recipes[recipe].settings) if recipe in recipes else {}
         if spec.settings_from:
             return {**own, **point, **spec.settings}
         return {**own, **spec.settings, **point}
@@ -143,10 +144,7 @@ class TaskPlan:
     @property
     def preset(self) -> Preset:
         spec = self.study.tasks[self.task]
-        presets = presets_of(spec.task)
-        return presets[
-            choose(f"preset of [tasks.{self.task}] in {self.study.path.name}", spec.preset, presets)
-        ]
+        return presets_of(spec.task)[spec.preset]
 
     @property
     def epochs(self) -> int:
@@ -213,7 +211,7 @@ class TaskPlan:
             "limit_batches": spec.limit_batches, "device": about.device, "precision": about.precision,
             "devices": 1, "strategy": None,
             "optimizer": "sgd" if stage == UNTRAINED else self.study.optimizers[label].optimizer,
-            "settings": dict(settings), "seed": seed, "threads": about.threads,
+            "settings": dict(settings), "seed": seed, "threads": about.threads, **higher_of(spec.task),
         }  # fmt: skip
         cell = Cell(self._key(label, stage, point, seed), self.task, label, stage, point, plain(config))
         if cell.key in self.found:
@@ -227,7 +225,8 @@ def check_same(cell: Cell, found: Row) -> None:
         if cell.config.get(key) != found.get(key):
             raise UserError(
                 f"the finished run {cell.key} has {key} {found.get(key)!r}, the study's file "
-                f"{cell.config.get(key)!r}: undo the change, or give the study another name and rows."
+                f"{cell.config.get(key)!r}: undo the change (a setting more that is tuned, or has a range, "
+                "moves all points), or make it in a study that extends this one."
             )
 
 

@@ -36,10 +36,11 @@ class Answer:
 
 
 def answer(claim: Claim, scores: Mapping[str, TaskScores]) -> Answer:
+    """On the tasks that all of its optimizers take part in."""
     tasks = {
         task: _verdict(claim, each)
         for task, each in scores.items()
-        if claim.tasks is None or task in claim.tasks
+        if (claim.tasks is None or task in claim.tasks) and {*claim.optimizers} <= {*each.plan.optimizers}
     }
     return Answer(claim, _overall(claim, list(tasks.values())), tasks)
 
@@ -51,7 +52,9 @@ def _verdict(claim: Claim, scores: TaskScores) -> Verdict:
     needed = [*claim.optimizers, *(scores.tuned if margin else ())]
     lacking = [label for label in needed if scores.missing(label)]
     if margin and not scores.distance and not lacking:
-        lacking = ["the untrained model" if scores.untrained is None else "a tuned optimizer that beats it"]
+        if scores.unscaled:
+            return Verdict(UNDECIDED, f"there is no margin: {scores.unscaled}")
+        lacking = ["the untrained model"]
     if lacking:
         return Verdict(INCOMPLETE, f"runs are missing of {', '.join(dict.fromkeys(lacking))}")
     return KINDS[claim.kind](claim, scores)
@@ -75,7 +78,7 @@ def told(scores: TaskScores, found: Interval | None, name: str = "") -> str:
     """A difference and its interval, as the measure has it."""
     name = name or (found.rival if found else "")
     if found is None:
-        return f"{name}: no shared seed"
+        return f"{name}: no shared seed with a score"
     show = scores.measure.signed
     text = f"{name}: {show(scores.shown(found.mean))}"
     if found.low is not None and found.high is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aida_bench.errors import UserError
+from aida_bench.storage.files import expand
 
 Content = dict[str, Any]
 INHERITED = ("tuning", "final", "published", "comparisons", "space", "tasks")
@@ -21,7 +22,7 @@ def extended(content: Mapping[str, Any], path: Path, above: tuple[Path, ...]) ->
     name = about.get("extends") if isinstance(about, dict) else None
     if not isinstance(name, str) or not name:
         return None
-    base = Path(normpath(path.parent / name))
+    base = Path(normpath(path.parent / expand(Path(name))))
     if base in (*above, Path(normpath(path))):
         raise UserError(f"{path.name} extends {name}, which extends it: leave extends out of one of them.")
     return base

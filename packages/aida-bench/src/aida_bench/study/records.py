@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aida_bench.errors import UserError, choose
-from aida_bench.report.metrics import METRICS, Metric, key_measure, measure_named
+from aida_bench.report.metrics import METRICS, NOTHING, Metric, declare_higher, key_measure, measure_named
 from aida_bench.report.read_rows import read_folder
 from aida_bench.report.results import Result
 from aida_bench.storage.files import Row, from_json_lines, replaced, to_json_lines
@@ -141,11 +141,21 @@ class Scoring:
 
 
 def scoring_of(study: Study, task: str, found: Found) -> Scoring | None:
-    """None before any run of the task has ended."""
-    keys = dict.fromkeys(key for record in of_task(found, task) for row in record.epochs for key in row)
+    """None before any run of the task has ended; by nothing while all of them have diverged at once.
+
+    Raises UserError for a task without a validation split.
+    """
+    records = list(of_task(found, task))
+    declare_higher(name for record in records for name in record.config.get("higher", ()))
+    keys = dict.fromkeys(key for record in records for row in record.epochs for key in row)
     names = [key_measure(key).name for key in keys if key.startswith("validation_")]
+    if not keys:
+        return Scoring(NOTHING, NOTHING.name, NOTHING.name) if records else None
     if not names:
-        return None
+        raise UserError(
+            f"runs of {task} have no measure of a validation split, which tuning goes by: let the task's "
+            'splits begin with "validation".'
+        )
     wanted = study.tasks[task].measure
     if wanted is not None:
         choose(f"measure of [tasks.{task}] in {study.path.name}", wanted, names)

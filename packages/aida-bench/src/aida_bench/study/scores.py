@@ -63,24 +63,28 @@ class TaskScores:
         return -cost if self.scoring and self.measure.higher else cost
 
     def _cost(self, record: Record) -> float:
+        """inf for one that diverged."""
         assert self.scoring
         return self.scoring.cost(record, self.scoring.scored_by)
 
     @cached_property
     def untrained(self) -> float | None:
+        """None while it has not been measured, and where that gave no number."""
         record = next((self._found.get(c.key) for c in self.cells if c.stage == UNTRAINED), None)
-        return self._cost(record) if record else None
+        return None if record is None or record.diverged else self._cost(record)
 
     @cached_property
-    def worst(self) -> float:
-        """Of all that have a score: final runs, published settings, the untrained model."""
+    def worst(self) -> float | None:
+        """Of final runs, published settings and the untrained model; None where none has a score."""
         records = [r for kind in (self.finals, self.published) for own in kind.values() for r in own.values()]
         costs = [self._cost(record) for record in records if not record.diverged]
-        return max(costs + ([] if self.untrained is None else [self.untrained]), default=inf)
+        return max(costs + ([] if self.untrained is None else [self.untrained]), default=None)
 
     def costs(self, label: str, published: bool = False) -> dict[int, float]:
+        """By seed; none where no run of the task has a score."""
         records = (self.published if published else self.finals).get(label, {})
-        return {seed: self.worst if r.diverged else self._cost(r) for seed, r in sorted(records.items())}
+        costs = {seed: self.worst if r.diverged else self._cost(r) for seed, r in sorted(records.items())}
+        return {seed: cost for seed, cost in costs.items() if cost is not None}
 
     def mean(self, label: str) -> float | None:
         costs = self.costs(label)
@@ -90,7 +94,8 @@ class TaskScores:
         return sum(record.diverged for record in self.finals[label].values())
 
     def seeds(self, label: str) -> Sequence[int]:
-        return self.study.optimizers[label].seeds or self.study.final.seeds
+        own = self.study.optimizers[label].seeds
+        return self.study.final.seeds if own is None else own
 
     def missing(self, label: str) -> list[str]:
         """What of an optimizer's own has not ended, in words."""
@@ -108,9 +113,20 @@ class TaskScores:
 
     @cached_property
     def best(self) -> str | None:
-        """The tuned optimizer with the lowest mean cost, of those with all their final runs."""
-        means = {label: self.mean(label) for label in self.tuned if not self.missing(label)}
-        return min(means, key=lambda label: means[label] or 0.0) if means else None
+        """The tuned optimizer with the lowest mean cost, of those with all their final runs, not all of which
+        diverged."""
+        whole = [label for label in self.tuned if not self.missing(label)]
+        whole = [label for label in whole if self.diverged(label) < len(self.finals[label])]
+        return min(whole, key=lambda label: fmean(self.costs(label).values()), default=None)
+
+    @cached_property
+    def unscaled(self) -> str:
+        """Why there is no distance although nothing is missing; empty where there is one, or something is."""
+        if self.missing_cells or self.distance:
+            return ""
+        if self.untrained is None:
+            return f"the untrained model of {self.task} has no finite score"
+        return f"no tuned optimizer beats the untrained model of {self.task}"
 
     @cached_property
     def distance(self) -> float:
@@ -174,12 +190,14 @@ class TaskScores:
 
 
 def over_tasks(scores: Mapping[str, TaskScores]) -> dict[str, dict[str, list[float]]]:
-    """Normalised scores by optimizer and task, of those that are whole on every task, on all final seeds."""
+    """Normalised scores by optimizer and task, of those that are whole on every task, on all final seeds;
+    without tasks whose scores cannot be normalised."""
     found: dict[str, dict[str, list[float]]] = {}
+    scaled = {task: each for task, each in scores.items() if not each.unscaled}
     for label, spec in next(iter(scores.values())).study.optimizers.items():
-        own = {task: each.normalised(label) for task, each in scores.items() if not _lacking(each, label)}
+        own = {task: each.normalised(label) for task, each in scaled.items() if not _lacking(each, label)}
         whole = {task: values for task, values in own.items() if values}
-        if spec.seeds is None and len(whole) == len(scores):
+        if spec.seeds is None and whole and len(whole) == len(scaled):
             found[label] = whole
     return found
 

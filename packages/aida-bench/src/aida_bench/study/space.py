@@ -15,6 +15,9 @@ from aida_bench.study.spec import Range, Study
 OUTER = 0.1
 """A best point within this fraction of a range's logarithmic length from one of its ends is at the edge."""
 
+EXTENDED = 7919
+"""Added to the seed of the sequence from which the settings come that only an extension tunes."""
+
 Axis = tuple[str, Range]
 """A setting and its declared range; optimizers that declare the same share what becomes of it."""
 Side = tuple[Axis, str]
@@ -29,7 +32,7 @@ def axis_of(study: Study, optimizer: str, key: str) -> Axis:
 
 def first_points(study: Study, optimizer: str) -> list[dict[str, float]]:
     """The points that the study declares."""
-    units = unit_points(study.tuning.points, len(_keys(study)), study.tuning.sobol_seed)
+    units = _units(study, study.tuning.points, 0)
     return [_point(study, optimizer, unit, {}) for unit in units]
 
 
@@ -39,8 +42,8 @@ def wider_points(
     """The points of widening `number` (from 1): in turn, one in each part by which a range has grown at one
     of `sides`, its other settings anywhere in their ranges. One without that axis gets a point of its own.
     """
-    after, tuning = widen(study, before, sides), study.tuning
-    units = unit_points(tuning.widening_points, len(_keys(study)), tuning.sobol_seed + number)
+    after = widen(study, before, sides)
+    units = _units(study, study.tuning.widening_points, number)
     points = []
     for i, unit in enumerate(units):
         axis, end = sides[i % len(sides)]
@@ -79,16 +82,25 @@ def unit_points(count: int, dimensions: int, seed: int) -> list[list[float]]:
     return engine(max(dimensions, 1), scramble=True, seed=seed).random(drawn)[:count].tolist()
 
 
-def _keys(study: Study) -> list[str]:
-    """One dimension for each setting that any optimizer tunes, whoever tunes it."""
+def _units(study: Study, count: int, number: int) -> list[dict[str, float]]:
+    """Points of the unit cube, one dimension for each setting that any optimizer tunes, whoever tunes it.
+
+    A study that extends another has its points; settings that only it tunes come from a sequence of their
+    own, since one of more dimensions is another one in each of them.
+    """
     own = (key for each in study.optimizers.values() for key in each.tune)
-    return list(dict.fromkeys([*study.space, *own]))
+    keys = list(dict.fromkeys([*study.space, *own]))
+    points = _units(study.base, count, number) if study.base else [{} for _ in range(count)]
+    keys, seed = [key for key in keys if key not in points[0]], study.tuning.sobol_seed + number
+    if not keys:
+        return points
+    units = unit_points(count, len(keys), seed + (EXTENDED if study.base else 0))
+    return [{**old, **dict(zip(keys, unit, strict=True))} for old, unit in zip(points, units, strict=True)]
 
 
 def _point(
-    study: Study, optimizer: str, unit: Sequence[float], ranges: Mapping[Axis, Any]
+    study: Study, optimizer: str, place: Mapping[str, float], ranges: Mapping[Axis, Any]
 ) -> dict[str, float]:
-    place = dict(zip(_keys(study), unit, strict=False))
     point = {}
     for key in study.optimizers[optimizer].tune:
         axis = axis_of(study, optimizer, key)

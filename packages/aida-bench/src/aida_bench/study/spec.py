@@ -8,7 +8,11 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
+from aida_bench.storage.files import expand
+
 Range = tuple[float, float]
+Number = int | float
+"""A whole number stays one."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class OptimizerEntry:
 
     optimizer: str = ""
     recipe: str = ""
+    """By default the optimizer's own, where the task's preset has one."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     tune: tuple[str, ...] = ()
     space: Mapping[str, Range] = field(default_factory=dict)
@@ -153,14 +158,15 @@ class Sweep:
 
     optimizer: str
     key: str
-    values: tuple[float, ...]
+    values: tuple[Number, ...]
     seeds: tuple[int, ...] | None = None
     phase: int = 1
     tasks: tuple[str, ...] | None = None
 
-    def label(self, value: float) -> str:
+    def label(self, value: Number) -> str:
         """Of the optimizer that has the value."""
-        return f"{self.optimizer} {self.key}={value:g}"
+        short = f"{value:g}"
+        return f"{self.optimizer} {self.key}={short if float(short) == value else repr(value)}"
 
 
 @dataclass(frozen=True)
@@ -182,16 +188,24 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        return Path(self.about.folder or f"runs/study-{self.about.name}")
+        return expand(Path(self.about.folder or f"runs/study-{self.about.name}"))
 
     @property
     def rows_folder(self) -> Path | None:
-        return Path(normpath(self.path.parent / self.about.rows)) if self.about.rows else None
+        return Path(normpath(self.beside(self.about.rows))) if self.about.rows else None
 
     @property
     def import_folders(self) -> list[Path]:
-        own = [(self.path.parent / each).resolve() for each in (".", *self.about.paths)]
+        own = [self.beside(each).resolve() for each in (".", *self.about.paths)]
         return own + (self.base.import_folders if self.base else [])
+
+    def beside(self, name: str) -> Path:
+        """A path as the file means it: seen from the file, ~ is the home folder."""
+        return self.path.parent / expand(Path(name))
+
+    def optimizers_of(self, task: str) -> dict[str, OptimizerEntry]:
+        """Those that take part in a task."""
+        return {k: v for k, v in self.optimizers.items() if v.tasks is None or task in v.tasks}
 
     @property
     def swept(self) -> set[str]:

@@ -105,6 +105,6 @@ def expected_best(costs: Sequence[float]) -> list[float]:
     """
     ordered, count = sorted(costs), len(costs)
     return [
-        sum(cost * comb(count - 1 - i, n - 1) for i, cost in enumerate(ordered)) / comb(count, n)
+        sum(cost * (comb(count - 1 - i, n - 1) / comb(count, n)) for i, cost in enumerate(ordered))
         for n in range(1, count + 1)
     ]

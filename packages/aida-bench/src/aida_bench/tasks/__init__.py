@@ -2,7 +2,8 @@
 
 A name is one of TASKS, or stands for a class with the Task protocol from outside the package: an import path
 such as "mypackage.tasks:MyTask", or an entry point of the group "aida_bench.tasks". Its attribute `presets`
-(name to recipes.Preset), if it has one, holds what it trains with unless told otherwise.
+(name to recipes.Preset), if it has one, holds what it trains with unless told otherwise, and `higher` the
+names of those of its own measures of which more is better.
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ def create_task(name: str, **options: object) -> Task:
 def presets_of(name: str) -> Mapping[str, Preset]:
     """A task's presets by name. Raises UserError for a task that does not exist."""
     return TASKS[name].presets if name in TASKS else getattr(_task_class(name), "presets", PLAIN)
+
+
+def higher_of(name: str) -> dict[str, list[str]]:
+    """What a run's configuration says of the measures of which more is better, where its task says it."""
+    if name in TASKS:
+        return {}
+    found = getattr(_task_class(name), "higher", ())
+    return {"higher": [found] if isinstance(found, str) else list(found)} if found else {}
 
 
 def _task_class(name: str) -> Any:

@@ -51,7 +51,11 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, split: str, device: Any) -> dict[str, float]:
-        """Measures of a model in eval mode, by name, e.g. {"loss": 0.31, "accuracy": 0.93}."""
+        """Measures of a model in eval mode, by name, e.g. {"loss": 0.31, "accuracy": 0.93}.
+
+        Of a name that report.metrics does not know less counts as better, unless the class has an attribute
+        `higher`, a tuple of names of which more is.
+        """
         ...
 
     def end_epoch(

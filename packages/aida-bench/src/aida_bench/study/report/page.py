@@ -10,7 +10,7 @@ from pathlib import Path
 from aida_bench.report.metrics import key_label
 from aida_bench.report.statistics import FEWEST
 from aida_bench.report.words import listed
-from aida_bench.study.claims import Answer, told
+from aida_bench.study.claims import Answer, better, told
 from aida_bench.study.records import Found, own_of
 from aida_bench.study.report.scores import Scores
 from aida_bench.study.report.table import Table, number, percent, score, text
@@ -25,10 +25,12 @@ NOT_LISTED = "unknown"
 @dataclass(frozen=True)
 class Origin:
     """`registered`: the commit of the page that says what refutes each claim, None without one; `before`:
-    for each commit of the final runs whether that one is in its history, None where git cannot tell."""
+    for each commit of the final runs whether that one is in its history, None where git cannot tell;
+    `others`: finished runs that the file does not name."""
 
     registered: str | None
     before: Mapping[str, bool | None]
+    others: int = 0
 
 
 def page(
@@ -41,6 +43,7 @@ def page(
         _state(scores, found),
         "## Which optimizer",
         _which(study, scores),
+        _diverged(scores),
         _undertuned(tables["published"]),
         "## Claims" if answers else "",
         _claims(answers),
@@ -78,7 +81,7 @@ def _capped(study: Study, scores: Scores) -> Iterable[str]:
         beside = [told(each, each.corrected(of, m), f"{of} − {m}") for m in limits if each.costs(m)]
         yield (
             f"**On {task}, {share:.0%} of {of}'s elements sit at the cap that eps sets"
-            + (f" (eps = {eps:.2g})" if eps is not None else "")
+            + (f" (eps = {number('eps', '.2g')({'eps': eps})})" if eps is not None else "")
             + ", at its tuned settings: there it is momentum SGD, whatever its residual.**"
             + "".join(f" {words}." for words in beside)
         )
@@ -119,16 +122,34 @@ def _line(study: Study, scores: TaskScores) -> dict[str, object]:
         assert mean is not None
         others = [each for each in scores.tuned if each != best and not scores.missing(each)]
         found = {other: scores.difference(best, other) for other in others}
-        apart = [other for other, each in found.items() if each and each.excludes_zero]
+        apart = {
+            other: other if better(each) else f"{other} (better on the {each.n} seeds that both have)"
+            for other, each in found.items()
+            if each and each.excludes_zero
+        }
         row |= {
             "best": f"{best}, {scores.measure.show(scores.shown(mean))}",
-            "equal": ", ".join(other for other in others if other not in apart), "worse": ", ".join(apart),
+            "equal": ", ".join(other for other in others if other not in apart),
+            "worse": ", ".join(apart.values()),
         }  # fmt: skip
     of = study.comparisons.of if study.comparisons else ""
     if of in scores.plan.optimizers and not scores.missing(of):
         spread = mean_spreads(scores.finals[of])
         row |= {"eps": scores.plan.settings(of).get("eps"), "capped": spread and spread.capped}
     return row
+
+
+def _diverged(scores: Scores) -> str:
+    """Whose final runs are no scores of their own."""
+    found = [
+        f"{label} on {task} ({count} of {len(each.finals[label])})"
+        for task, each in scores.items()
+        for label in each.plan.optimizers
+        if (count := each.diverged(label))
+    ]
+    if not found:
+        return ""
+    return f"**Final runs that diverged** have the worst score of their task: {listed(found)}."
 
 
 def _undertuned(published: Table) -> str:
@@ -177,9 +198,10 @@ def _origin(study: Study, found: Found, origin: Origin) -> str:
     )
     name, others = study.path.name, len(found) - len(own_of(study, found))
     theirs = f", {others} of them of {study.base.path.name}" if study.base else ""
+    gone = f" {origin.others} other runs lie there, which the file does not name." if origin.others else ""
     lines = [
         f"- Rows: {len(found)} runs{theirs}, {used(found):.2f} core-hours; `aida study run {name}` makes "
-        f"them, `aida study report {name}` this page. All tables: [tables.md](tables.md), and as "
+        f"them, `aida study report {name}` this page.{gone} All tables: [tables.md](tables.md), and as "
         "CSV beside it.",
         f"- Commits of the runs: {_counted(commits)}.",
         f"- Machine, torch and aida: {_counted(kinds)}.",

@@ -13,6 +13,7 @@ from aida_bench.study import statistics
 from aida_bench.study.claims import better, worse
 from aida_bench.study.report.table import (
     Table,
+    beside,
     interval,
     number,
     percent,
@@ -50,12 +51,13 @@ def by_optimizer(scores: Scores) -> Table:
         labels = [label for label in each.plan.optimizers if each.finals[label]]
         for label in sorted(labels, key=lambda label: each.mean(label) or 0.0):
             values = each.normalised(label)
-            rows.append({
+            row = {
                 "task": task, "optimizer": label, **_means(each, each.costs(label)),
                 "diverged": each.diverged(label),
                 "normalised": None if values is None else float(np.mean(values)),
-                "missing": ", ".join(each.missing(label)), **each.plan.settings(label),
-            })  # fmt: skip
+                "missing": ", ".join(each.missing(label)),
+            }  # fmt: skip
+            rows.append(beside(row, each.plan.settings(label)))
         if each.untrained is not None:
             base = _means(each, {0: each.untrained})
             rows.append({"task": task, "optimizer": "untrained model", **base, "normalised": 0.0})
@@ -80,7 +82,8 @@ def by_run(scores: Scores) -> Table:
                 spreads = by_seed(records)
                 rows += [{
                     "task": task, "optimizer": label, "stage": stage, "seed": seed,
-                    "measure": each.scored_by, "score": each.shown(costs[seed]), "state": record.status,
+                    "measure": each.scored_by,
+                    "score": each.shown(costs[seed]) if seed in costs else None, "state": record.status,
                     "cpu_seconds": record.cpu_seconds,
                     **(vars(spreads[seed]) if seed in spreads else {}), "key": record.key,
                 } for seed, record in sorted(records.items())]  # fmt: skip
@@ -149,6 +152,7 @@ def aggregates(scores: Scores) -> Table:
         "aggregates", "Over all tasks",
         "Interquartile mean of the normalised scores of all runs, with a stratified bootstrap's 95 % "
         "interval over seeds, the tasks as they are; only optimizers that are whole on every task. "
+        + "".join(f"Left out: {each.unscaled}. " for each in scores.values() if each.unscaled)
         + (f"Last column: the probability that a run of {name} scores higher than one of this optimizer on a "
            "task drawn at random." if name else ""),
         rows, {

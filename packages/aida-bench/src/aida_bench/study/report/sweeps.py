@@ -46,7 +46,7 @@ def _values(scores: TaskScores, sweep: Sweep) -> Iterator[Row]:
     seeds = set.intersection(*ended) if ended else set()
     if tuned is not None and not scores.missing(sweep.optimizer):
         labels.append((tuned, sweep.optimizer, True))
-    for value, label, chosen in sorted(labels):
+    for value, label, chosen in sorted(labels, key=_order):
         costs = {seed: cost for seed, cost in scores.costs(label).items() if seed in seeds}
         found = Spread.of([scores.shown(cost) for cost in costs.values()])
         if found is None:
@@ -58,6 +58,12 @@ def _values(scores: TaskScores, sweep: Sweep) -> Iterator[Row]:
             "diverged": sum(scores.finals[label][seed].diverged for seed in costs),
             "capped": kept and kept.capped,
         }  # fmt: skip
+
+
+def _order(row: tuple[Any, str, bool]) -> tuple[bool, Any]:
+    """Numbers by size, then what is none, such as a tuned pair, by what it is called."""
+    value, label, _ = row
+    return (False, value) if isinstance(value, (int, float)) else (True, label)
 
 
 def sweep(table: Table) -> Figure | None:

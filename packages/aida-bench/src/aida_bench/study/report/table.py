@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any
 
 from aida_bench.report.metrics import key_measure, written
+from aida_bench.report.names import show as as_written
 
 NUMBER = re.compile(r"[-+]?\d|–$")
 Show = Callable[[Mapping[str, Any]], str]
@@ -59,16 +60,25 @@ def _plain(value: Any) -> Any:
     return "" if value is None else value
 
 
+def beside(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with settings after it; one that is called as a column of the row gets a _ at its end."""
+    return {**row, **{f"{key}_" if key in row else key: value for key, value in settings.items()}}
+
+
 def text(key: str) -> Show:
     return lambda row: "–" if row.get(key) in (None, "") else str(row[key])
 
 
 def number(key: str, form: str = ".4g") -> Show:
-    def show(row: Mapping[str, Any]) -> str:
-        value = row.get(key)
-        return "–" if value is None or not isfinite(value) else written(value, form)
+    """In `form`; what is no number, such as eps = [1e-30, 1e-3], as a person writes it."""
 
-    return show
+    def shown(row: Mapping[str, Any]) -> str:
+        value = row.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return written(value, form) if isfinite(value) else "–"
+        return as_written(value)
+
+    return shown
 
 
 def percent(key: str) -> Show:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite
 
 from aida_bench.study.report.scores import Row, Scores
-from aida_bench.study.report.table import Table, number, score, text
+from aida_bench.study.report.table import Table, beside, number, score, text
 from aida_bench.study.scores import TaskScores
 from aida_bench.study.statistics import expected_best
 
@@ -16,13 +16,13 @@ def points(scores: Scores) -> Table:
         for label, tried in each.plan.points.items():
             costs = each.plan.costs(label)
             chosen = each.plan.chosen(label) if None not in costs else None
-            rows += [{
+            rows += [beside({
                 "task": task, "optimizer": label, "point": i, "added": i >= each.study.tuning.points,
                 "state": "missing" if cost is None else "diverged" if cost == inf else "finished",
                 "measure": _measure(each),
                 "score": each.shown(cost) if cost is not None and isfinite(cost) else None,
-                "chosen": i == chosen, **settings,
-            } for i, (settings, cost) in enumerate(zip(tried, costs, strict=True))]  # fmt: skip
+                "chosen": i == chosen,
+            }, settings) for i, (settings, cost) in enumerate(zip(tried, costs, strict=True))]  # fmt: skip
     return Table("tuning", "Every tuning point", "", rows, {})
 
 
@@ -39,7 +39,8 @@ def chosen(scores: Scores) -> Table:
             }  # fmt: skip
             if None not in costs and min(done) < inf:
                 edges = [f"{key}, {end}" for (key, _), end in each.plan.edges(label)]
-                row |= {"score": each.shown(min(done)), "edge": "; ".join(edges), **tried[best]}
+                row |= {"score": each.shown(min(done)), "edge": "; ".join(edges)}
+                row = beside(row, tried[best])
             rows.append(row)
     return Table(
         "chosen", "What was chosen",

@@ -9,16 +9,22 @@ from pathlib import Path
 from aida_bench.report.figures import plain_text, save_figure
 from aida_bench.storage.files import make_folder, write_text
 from aida_bench.study.claims import answer
-from aida_bench.study.records import Found
+from aida_bench.study.records import Found, own_of
 from aida_bench.study.report import figures, scores, sweeps, tuning
 from aida_bench.study.report.page import Origin, page
 from aida_bench.study.scores import TaskScores
 from aida_bench.study.spec import Study
 
+FORMS = ("png", "svg")
+
 
 def write_report(study: Study, found: Found, folder: Path) -> list[Path]:
-    """The paths written; the same rows, and history of the registered page, give the same bytes."""
+    """The paths written; the same rows, and history of the registered page, give the same bytes. What an
+    earlier report wrote and this one has not is removed."""
     each = {task: TaskScores(study, task, found) for task in study.tasks}
+    planned = {cell.key for scored in each.values() for cell in scored.cells}
+    others = len(own_of(study, found).keys() - planned)
+    found = {key: record for key, record in found.items() if key in planned}
     made = [
         scores.by_optimizer(each), scores.differences(each), scores.aggregates(each), tuning.chosen(each),
         scores.targets(each), scores.stepsizes(each), sweeps.sweeps(each), scores.published(each),
@@ -38,19 +44,26 @@ def write_report(study: Study, found: Found, folder: Path) -> list[Path]:
     }
     whole = {name: figure for name, figure in drawn.items() if figure is not None}
     make_folder(folder)
-    paths = [folder / f"{name}.{form}" for name in whole for form in ("png", "svg")]
+    paths = [folder / f"{name}.{form}" for name in whole for form in FORMS]
     with plain_text():
         for path in paths:
             save_figure(whole[path.stem], path)
     shown = [f"{name}.png" for name in whole]
     texts = {
-        "README.md": page(study, each, found, answers, tables, shown, _origin(study, found)),
+        "README.md": page(study, each, found, answers, tables, shown, _origin(study, found, others)),
         "tables.md": _tables(study, [table for table in made if table.columns]),
         **{f"{name}.csv": table.csv() for name, table in tables.items() if table.rows},
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    return [*paths, *(folder / name for name in texts)]
+    written = [*paths, *(folder / name for name in texts)]
+    for name in [
+        *(f"{name}.csv" for name in tables),
+        *(f"{name}.{form}" for name in drawn for form in FORMS),
+    ]:
+        if folder / name not in written:
+            (folder / name).unlink(missing_ok=True)
+    return written
 
 
 def _tables(study: Study, tables: list[scores.Table]) -> str:
@@ -58,10 +71,10 @@ def _tables(study: Study, tables: list[scores.Table]) -> str:
     return "\n".join([f"# {study.about.name}: all tables\n", *parts])
 
 
-def _origin(study: Study, found: Found) -> Origin:
+def _origin(study: Study, found: Found, others: int) -> Origin:
     if not study.about.registered:
-        return Origin(None, {})
-    path = study.path.parent / study.about.registered
+        return Origin(None, {}, others)
+    path = study.beside(study.about.registered)
     registered = _git(path.parent, "log", "-1", "--format=%H", "--", path.name)
     finals = (record for key, record in found.items() if " final" in key)
     commits = sorted({str(r.versions["commit"]) for r in finals if r.versions.get("commit")})
@@ -72,7 +85,7 @@ def _origin(study: Study, found: Found) -> Origin:
         else None
         for commit in commits
     }
-    return Origin(registered or None, before)
+    return Origin(registered or None, before, others)
 
 
 def _git(folder: Path, *words: str) -> str | None:

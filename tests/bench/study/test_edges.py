@@ -1,0 +1,208 @@
+"""What a report says where runs diverge, where nothing can be scaled, and where optimizers sit out a task."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from aida_bench.errors import UserError
+from aida_bench.study.cells import TaskPlan, next_cells
+from aida_bench.study.claims import SUPPORTED, UNDECIDED, answer
+from aida_bench.study.read import read_study
+from aida_bench.study.records import scoring_of
+from aida_bench.study.report.write import write_report
+from aida_bench.study.scores import TaskScores
+from aida_bench.study.statistics import expected_best
+from helpers.bench.studies import TUNED, compared, write
+from helpers.bench.study_rows import finish, noise, record
+
+MARGIN = '[claims.near]\nkind = "within-margin"\nsays = "x"\npairs = [["aida", "adamw"]]\n'
+COMPETITIVE = '[claims.good]\nkind = "competitive"\nsays = "x"\nof = "aida"\nagainst = ["adamw"]\n'
+OWN = {"aida": TUNED, "adamw": TUNED}
+
+
+def study_of(folder, tasks="ab", own=OWN, claims=MARGIN + COMPETITIVE, **changes):
+    text = compared(tasks, own, primary=["adamw"], points=2) + claims
+    return read_study(write(folder, text, **changes))
+
+
+def scored(cell):
+    if cell.stage == "untrained":
+        return 5.0
+    return 1.0 + 0.1 * (cell.optimizer == "adamw") + 0.01 * noise(cell.key)
+
+
+def told(study, found, folder) -> str:
+    write_report(study, found, folder / "out")
+    texts = [(folder / "out" / name).read_text() for name in ("README.md", "tables.md")]
+    assert not {"nan", "inf", "None"} & set("\n".join(texts).replace("*", " ").split())
+    return texts[0]
+
+
+def verdicts(study, found, claim="near"):
+    scores = {task: TaskScores(study, task, found) for task in study.tasks}
+    return {task: each.word for task, each in answer(study.claims[claim], scores).tasks.items()}
+
+
+def test_an_untrained_model_that_diverges_gives_no_margin(tmp_path):
+    """Were it infinitely bad, everything would lie within a margin."""
+    study = study_of(tmp_path)
+    found = finish(study, lambda c: None if (c.task, c.stage) == ("a", "untrained") else scored(c))
+    assert verdicts(study, found) == {"a": UNDECIDED, "b": SUPPORTED}
+    page = told(study, found, tmp_path)
+    assert "There is no margin: the untrained model of a has no finite score." in page
+    assert "Left out: the untrained model of a has no finite score." in page
+    assert "| aida | 5 | 1.0" in page  # over all tasks that are left
+
+
+def test_a_task_whose_model_is_best_untrained_is_left_out(tmp_path):
+    study = study_of(tmp_path)
+    found = finish(study, lambda c: 0.5 if (c.task, c.stage) == ("a", "untrained") else scored(c))
+    assert verdicts(study, found) == {"a": UNDECIDED, "b": SUPPORTED}
+    page = told(study, found, tmp_path)
+    assert "There is no margin: no tuned optimizer beats the untrained model of a." in page
+    assert "incomplete" not in page
+
+
+@pytest.mark.parametrize("untrained", [5.0, None])
+def test_where_every_run_diverges_nothing_is_best_and_all_have_ended(tmp_path, untrained):
+    study = study_of(tmp_path)
+    found = finish(
+        study, lambda c: scored(c) if c.task == "b" else untrained if c.stage == "untrained" else None
+    )
+    assert TaskScores(study, "a", found).best is None
+    assert verdicts(study, found, "good") == {"a": UNDECIDED, "b": SUPPORTED}
+    page = told(study, found, tmp_path)
+    assert (
+        "**Final runs that diverged** have the worst score of their task: aida on a (5 of 5) and adamw"
+        in page
+    )
+    assert f"All {len(found)} runs have ended." in page
+    assert "incomplete" not in page
+    (row, *_) = [line for line in page.split("\n") if line.startswith("| a | ")]
+    assert "aida" not in row
+
+
+@pytest.mark.parametrize("lost", [1, 5])
+def test_diverged_final_runs_are_told_on_the_page(tmp_path, lost):
+    study = study_of(tmp_path)
+
+    def score(cell):
+        gone = (cell.task, cell.optimizer, cell.stage) == ("a", "aida", "final") and cell.config[
+            "seed"
+        ] < lost
+        return None if gone else scored(cell)
+
+    page = told(study, finish(study, score), tmp_path)
+    assert f"have the worst score of their task: aida on a ({lost} of 5)." in page
+    assert TaskScores(study, "a", finish(study, score)).best == "adamw"
+
+
+def test_an_optimizer_that_sits_out_a_task_leaves_no_claim_incomplete(tmp_path):
+    own = {**OWN, "only-b": 'optimizer = "adabelief"\ntune = ["lr"]\ntasks = ["b"]'}
+    claim = COMPETITIVE.replace('["adamw"]', '["adamw", "only-b"]')
+    study = study_of(tmp_path, own=own, claims=claim)
+    found = finish(study, scored)
+    assert verdicts(study, found, "good") == {"b": UNDECIDED}
+    assert "incomplete" not in told(study, found, tmp_path)
+
+
+def test_one_that_is_worse_is_not_told_the_other_way_round(tmp_path):
+    """The best by its own many seeds, on which it is lucky; on those that both have it is the worse one."""
+    many = "seeds = [0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16, 17]\n"
+    study = study_of(tmp_path, "a", {"aida": many + TUNED, "adamw": TUNED})
+
+    def score(cell):
+        if cell.stage == "final" and cell.optimizer == "aida":
+            return 2.0 + 0.01 * noise(cell.key) if cell.config["seed"] < 10 else 0.1
+        return scored(cell)
+
+    page = told(study, finish(study, score), tmp_path)
+    (row, *_) = [line for line in page.split("\n") if line.startswith("| a | ")]
+    assert "| adamw (better on the 5 seeds that both have) |" in row
+
+
+def test_a_task_without_a_validation_split_is_refused(tmp_path):
+    study = study_of(tmp_path, "a")
+    (cell, *_) = next_cells(study, study.tasks, {})
+    run = record(cell, 1.0)
+    bare = {run.key: type(run)(**{**vars(run), "epochs": [{"epoch": 1, "test_loss": 1.0}]})}
+    with pytest.raises(
+        UserError, match=r"no measure of a validation split, .* let the task's splits begin with"
+    ):
+        scoring_of(study, "a", bare)
+
+
+@pytest.mark.parametrize(("name", "declared", "higher"), [
+    ("f1", (), True), ("own_gain", ["own_gain"], True), ("own_cost", (), False), ("loss", ["x"], False),
+])  # fmt: skip
+def test_more_of_a_measure_is_better_where_its_task_says_so(tmp_path, name, declared, higher):
+    """The point with the best one is chosen; of an unknown measure its label says what is taken."""
+    study = study_of(tmp_path, "a", **{'measure = "loss"': f'measure = "{name}"'})
+    found = {}
+    for number, cell in enumerate(next_cells(study, study.tasks, {})):
+        run = record(cell, 1.0)
+        epochs = [{"epoch": 1, f"validation_{name}": float(number), f"test_{name}": float(number)}]
+        config = {**run.config, "higher": list(declared)} if declared else run.config
+        found[run.key] = type(run)(**{**vars(run), "epochs": epochs, "config": config})
+    plan = TaskPlan(study, "a", found)
+    plan.all_cells()
+    assert plan.scoring is not None
+    assert plan.scoring.measure.higher == higher
+    assert plan.chosen("aida") == (1 if higher else 0)
+    assert ("less counts as better" in plan.scoring.measure.label) == (name == "own_cost")
+
+
+def test_settings_that_are_no_numbers_and_names_of_columns(tmp_path):
+    odd = 'settings = { eps = [1e-30, 1e-3], n = 7, score = "x" }\n'
+    study = study_of(tmp_path, "a", {"aida": odd + TUNED, "adamw": TUNED})
+    write_report(study, finish(study, scored), tmp_path / "out")
+    (row,) = csv.DictReader((tmp_path / "out/scores.csv").read_text().splitlines()[:2])
+    assert (row["n"], row["n_"], row["score"]) == ("5", "7", "x")
+    assert "| 1e-30, 0.001 |" in (tmp_path / "out/tables.md").read_text()
+
+
+def test_runs_that_the_file_names_no_more_do_not_count(tmp_path):
+    study = study_of(tmp_path)
+    found = finish(study, scored)
+    fewer = study_of(tmp_path, "a")
+    kept = sum(key.startswith("a/") for key in found)
+    page = told(fewer, found, tmp_path)
+    assert f"All {kept} runs have ended." in page
+    assert f"{len(found) - kept} other runs lie there, which the file does not name." in page
+
+
+def test_what_an_earlier_report_wrote_does_not_stay(tmp_path):
+    published = '[published]\nseeds = [0]\npreset = "small"\n'
+    study = study_of(tmp_path, "a", claims=published)
+    write_report(study, finish(study, scored), tmp_path / "out")
+    assert (tmp_path / "out/published.csv").exists()
+    again = study_of(tmp_path, "a")
+    write_report(again, finish(again, scored), tmp_path / "out")
+    assert not (tmp_path / "out/published.csv").exists()
+
+
+def test_expected_best_of_many_points():
+    assert expected_best([1.0] * 1100)[-1] == pytest.approx(1.0)
+
+
+def test_a_setting_of_an_extension_s_own_leaves_the_base_s_points(tmp_path):
+    base = compared("a", {"aida": 'tune = ["lr", "eps"]', "adamw": TUNED}, primary=["adamw"], points=3)
+    (tmp_path / "base").mkdir()
+    first = read_study(write(tmp_path / "base", base))
+    found = finish(first, scored)
+    more = (
+        '[study]\nextends = "base/study.toml"\nname = "more"\n[space]\nmomentum = [0.5, 0.99]\n'
+        '[optimizers.sgd]\ntune = ["lr", "momentum"]\n'
+    )
+    second = read_study(write(tmp_path, more))
+    plan = TaskPlan(second, "a", found)
+    plan.all_cells()
+    old = TaskPlan(first, "a", found)
+    old.all_cells()
+    assert plan.points["aida"] == old.points["aida"]
+    points = plan.points["sgd"]
+    assert [p["lr"] for p in points] == [p["lr"] for p in plan.points["adamw"]]
+    assert len({p["momentum"] for p in points}) == 3
+    assert all(0.5 <= p["momentum"] <= 0.99 for p in points)
