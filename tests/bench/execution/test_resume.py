@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from aida_bench.cli.app import app
 from aida_bench.errors import UserError
 from aida_bench.storage import run as runs
-from aida_bench.storage.files import load_state, save_state
+from aida_bench.storage.states import load_state, save_state
 from aida_bench.tasks.digits import Digits
 from aida_bench.training import fabric as parallel
 from aida_bench.training import loop as train

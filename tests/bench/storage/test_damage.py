@@ -13,8 +13,9 @@ import torch
 
 from aida_bench.errors import UserError
 from aida_bench.report.read_rows import read_folder
-from aida_bench.storage.files import from_json_lines, load_state
+from aida_bench.storage.files import from_json_lines
 from aida_bench.storage.run import Run
+from aida_bench.storage.states import load_state
 from helpers.bench.runs import CONFIG, EPOCHS, Killed, flipped, go
 
 FILES = (

@@ -6,15 +6,19 @@ import errno
 import json
 import os
 import random
+import threading
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
 from aida_bench.errors import UserError
-from aida_bench.storage import files
-from aida_bench.storage.files import Damaged, load_state, read_json, read_json_lines, save_state, write_text
+from aida_bench.storage import files, states
+from aida_bench.storage.files import read_json, read_json_lines, write_text
+from aida_bench.storage.states import Damaged, load_state, save_state
 from helpers.bench.runs import flipped
 
 
@@ -142,3 +146,34 @@ def test_a_json_file_that_is_none_is_named_with_what_to_do(tmp_path, content):
         read_json(tmp_path / "config.json", "do this")
     (tmp_path / "config.json").write_text(json.dumps({"a": 1}))
     assert read_json(tmp_path / "config.json", "") == {"a": 1}
+
+
+def test_a_state_comes_back_as_it_was_or_its_key_is_named_and_what_was_there_stays(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    kinds = (np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_, np.complex64, np.longdouble)
+    numbers = {kind.__name__: kind(1) / 3 if kind in kinds[:3] else kind(1) for kind in kinds}
+    save_state(path, {"parts": {"": {"seen": numbers}}})
+    found = load_state(path)["parts"][""]["seen"]
+    assert found == numbers
+    assert {name: type(value) for name, value in found.items()} == {kind.__name__: kind for kind in kinds}
+    for wrong, kind in (
+        (Decimal(1), "Decimal"),
+        (lambda: 1, "function"),
+        (random.Random(0), "Random"),
+        (np.zeros(2), "ndarray"),
+        (object(), "object"),
+        (threading.Lock(), "lock"),
+    ):
+        groups = [{"lr": 0.1}, {"lr": 0.1, "seen": (1, wrong)}]
+        with pytest.raises(UserError, match=rf"since parts\.groups\.1\.seen\.1 is of type .*{kind}: "):
+            save_state(path, {"parts": {"": {"groups": groups}}})
+        assert os.listdir(tmp_path) == ["checkpoint.pt"]
+        assert load_state(path)["parts"][""]["seen"] == numbers
+
+
+def test_a_whole_checkpoint_that_torch_does_not_read_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(states, "NUMBERS", [*states.NUMBERS, Decimal])
+    save_state(tmp_path / "checkpoint.pt", {"seen": Decimal(1)})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"checkpoint\.pt is whole, but torch .*: delete its folder"):
+        load_state(tmp_path / "checkpoint.pt")

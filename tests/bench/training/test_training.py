@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from aida_bench.baselines import build_optimizer
+from aida_bench.baselines import RIVALS, build_optimizer
+from aida_bench.errors import UserError
 from aida_bench.recipes.digits import DIGITS
 from aida_bench.storage.files import read_json_lines, replaced
 from aida_bench.storage.run import Run
 from aida_bench.tasks.digits import Digits
 from aida_bench.training.fabric import make_fabric
 from aida_bench.training.loop import train
+from helpers.bench.runs import Killed
 
 
 class Game:
@@ -89,9 +92,6 @@ def test_parts_have_steps_of_their_own(tmp_path):
 
 
 def test_parts_are_resumed(tmp_path):
-    class Killed(BaseException):
-        pass
-
     def kill(epoch, batch):
         if (epoch, batch) == (3, 2):
             raise Killed
@@ -122,9 +122,6 @@ def test_gradients_are_clipped_to_the_norm(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", DIGITS)
 def test_every_rival_trains_and_resumes_bitwise(tmp_path, optimizer):
-    class Killed(BaseException):
-        pass
-
     def kill(epoch, batch):
         if epoch == 3:
             raise Killed
@@ -178,3 +175,88 @@ def test_aida_k1_is_aida_with_one_projection():
             layer("aida", [0.3, 0.5], K=K, **settings)[1]
             == layer(other, [0.3, 0.5], **{**settings, "K": K})[1]
         ).all()
+
+
+class Counting(torch.optim.SGD):
+    """Counts its steps in what numpy makes of a sum."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            group["seen"] = np.float64(group.get("seen", 0)) + 0.1
+            group["lr"] *= 1 / (1 + group["seen"])
+
+
+class KeepsAnObject(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        self.param_groups[0]["seen"] = Fraction(1, 3)
+
+
+def killed_in_epoch_3(epoch, batch):
+    if epoch == 3:
+        raise Killed
+
+
+def test_an_optimizer_that_keeps_numpy_s_numbers_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setitem(RIVALS, "counting", Counting)
+    undisturbed = run(Game(), tmp_path / "calm", "counting", epochs=4)
+    with pytest.raises(Killed):
+        run(Game(), tmp_path / "shaken", "counting", epochs=4, on_batch=killed_in_epoch_3)
+    assert run(Game(), tmp_path / "shaken", "counting", epochs=4) == undisturbed
+
+
+def test_an_optimizer_whose_state_could_not_be_read_back_is_refused_in_its_first_epoch(tmp_path, monkeypatch):
+    monkeypatch.setitem(RIVALS, "objects", KeepsAnObject)
+    with pytest.raises(UserError, match=r"generator\.optimizer\.param_groups\.0\.seen is of type Fraction"):
+        run(Game(), tmp_path, "objects")
+    assert not list(tmp_path.glob("*.pt"))
+
+
+class Measured(Game):
+    def __init__(self, measured, last=None):
+        self.measured, self.last = measured, last
+
+    def evaluate(self, model, split, device):
+        return self.measured
+
+    def end_epoch(self, *_):
+        return self.last
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.tensor([0.5])])
+def test_measures_of_numpy_and_torch_are_numbers(tmp_path, number):
+    rows = run(Measured({"score": number, "hits": 3}), tmp_path / "run")
+    (first, _) = (row for row in rows if row["kind"] == "epoch")
+    assert (first["validation_score"], first["validation_hits"]) == (0.5, 3)
+    assert type(first["validation_hits"]) is int  # as earlier rows have it
+    ends = run(Measured({"score": number}, {"validation_last": number}), tmp_path / "ends")
+    assert ends[0]["validation_last"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("measured", "last", "said"),
+    [
+        ({"score": torch.ones(2)}, None, r"evaluate\('validation'\) of the task game gives score tensor"),
+        ({"score": "high"}, None, "gives score 'high': a measure must be one number"),
+        ({"score": None}, None, "gives score None: a measure must be one number"),
+        (0.5, None, r"gives 0\.5: it must return a dictionary of numbers by name"),
+        (None, None, "gives None: it must return a dictionary"),
+        ({"score": 1.0}, {"validation_last": []}, r"end_epoch of the task game gives validation_last \[\]"),
+        ({"score": 1.0}, 3, "end_epoch of the task game gives 3: it must return a dictionary"),
+    ],
+)
+def test_what_is_no_measure_is_one_sentence(tmp_path, measured, last, said):
+    with pytest.raises(UserError, match=said):
+        run(Measured(measured, last), tmp_path)
+
+
+class Idle(Game):
+    def losses(self, model, batches):
+        for _ in batches:
+            yield from ()
+
+
+def test_an_epoch_without_a_loss_is_an_epoch(tmp_path):
+    assert [row["epoch"] for row in run(Idle(), tmp_path, "sgd") if row["kind"] == "epoch"] == [1, 2]
+    assert [row["step_ms"] for row in read_json_lines(tmp_path / "timings.jsonl")] == [0.0, 0.0]

@@ -1,4 +1,5 @@
-"""Files that survive a crash, a full disk and a flipped bit: the one place that writes and reads them.
+"""Files that survive a crash, a full disk and a flipped bit: the one place that writes and reads them
+(checkpoints: storage.states).
 
 Each is written whole: to a temporary beside it, flushed to the disk, then renamed, and the folder flushed.
 None is appended to, so half a record can only be damage, and a reader says where it is and what to do.
@@ -22,13 +23,6 @@ from aida_bench.errors import UserError
 Row = dict[str, Any]
 ANEW = "delete its folder and run it again"
 """What to do about most damaged files of a run."""
-SEAL = b"sha256:"
-END, SEALED = 22, len(SEAL) + 64
-"""Bytes of a zip's last record without a comment, and of the comment that holds the checksum."""
-
-
-class Damaged(Exception):
-    """A file does not hold what was written to it; the message says why."""
 
 
 def expand(path: Path) -> Path:
@@ -176,39 +170,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def save_state(path: Path, state: Mapping[str, Any], prior: Path | None = None) -> None:
-    """torch.save, with the SHA-256 of the file as the comment of its zip: torch's own sums are not read."""
-    import torch
-
-    with replaced(path, prior) as beside:
-        try:
-            torch.save(dict(state), beside)
-        except RuntimeError as error:
-            raise UserError(f"cannot write {path} (is the disk full?): {error}") from error
-        with open(beside, "r+b") as file:
-            file.seek(-2, os.SEEK_END)
-            file.write(SEALED.to_bytes(2, "little"))
-        seal = SEAL + sha256(beside).encode()
-        with open(beside, "ab") as file:
-            file.write(seal)
-
-
-def load_state(path: Path) -> Row:
-    """What `save_state` wrote, on the CPU. Raises Damaged if a single bit of it is another."""
-    import torch
-
-    content = memoryview(path.read_bytes())
-    body, seal = content[:-SEALED], bytes(content[-SEALED:])
-    if len(body) < END or not seal.startswith(SEAL):
-        raise Damaged("it is cut, or was not written by this version")
-    if seal != SEAL + hashlib.sha256(body).hexdigest().encode():
-        raise Damaged("its SHA-256 is not the one it was written with")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise Damaged(f"torch cannot read it: {str(error).partition(chr(10))[0]}") from error
-    if not isinstance(state, dict):
-        raise Damaged("it holds no state")
-    return state

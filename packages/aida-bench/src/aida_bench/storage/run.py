@@ -4,8 +4,8 @@ config.json          what was asked for: a run is continued only under the same 
 versions.json        of Python, torch, this package, the commit and the machine
 rows.jsonl           what happened; bitwise the same however often the run was killed and resumed
 timings.jsonl        wall seconds and optimizer-step milliseconds per epoch
-checkpoint.pt        the state after the last whole epoch, loadable with weights_only=True: all that going on
-                     needs, the rows and timings too, under one checksum
+checkpoint.pt        the state after the last whole epoch, loadable with weights_only=True (and numpy's
+                     scalars): all that going on needs, the rows and timings too, under one checksum
 checkpoint-prior.pt  the one before, for when the last is damaged
 done.json            its status, "finished" or "diverged", and the checksums of config, rows and timings; its
                      presence says that the run is never redone
@@ -23,18 +23,16 @@ from aida_bench.errors import UserError, warn
 from aida_bench.storage.environment import versions
 from aida_bench.storage.files import (
     ANEW,
-    Damaged,
     Row,
     from_json_lines,
-    load_state,
     read_json,
     read_json_lines,
-    save_state,
     sha256,
     to_json_lines,
     write_json,
     write_text,
 )
+from aida_bench.storage.states import Damaged, load_state, save_state
 
 IDENTITY = (
     "task", "preset", "model", "optimizer", "settings", "seed", "epochs", "batch_size", "limit_batches",

@@ -244,12 +244,27 @@ class LossMeter:
 def evaluate(task: Task, model: nn.Module, epoch: int, epochs: int, run: Run, device: torch.device) -> Row:
     """Measures of every split, named e.g. "validation_accuracy", and the task's own at an epoch's end."""
     model.eval()
-    measures = {
-        f"{split}_{measure}": value
-        for split in task.splits
-        for measure, value in task.evaluate(model, split, device).items()
-    }
-    return measures | task.end_epoch(model, epoch, epochs, run.folder, device)
+    measures = {}
+    for split in task.splits:
+        found = numbers(task, f"evaluate({split!r})", task.evaluate(model, split, device))
+        measures |= {f"{split}_{measure}": value for measure, value in found.items()}
+    return measures | numbers(
+        task, "end_epoch", task.end_epoch(model, epoch, epochs, run.folder, device) or {}
+    )
+
+
+def numbers(task: Task, method: str, measures: Any) -> Row:
+    """Measures as JSON has them: one of numpy or torch becomes plain. Raises UserError for what is none."""
+    told = f"{method} of the task {getattr(task, 'name', type(task).__name__)}"
+    if not isinstance(measures, Mapping):
+        raise UserError(f"{told} gives {measures!r:.80}: it must return a dictionary of numbers by name.")
+    plain: Row = {}
+    for key, value in measures.items():
+        try:
+            plain[key] = value if type(value) in (int, float) else float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{told} gives {key} {value!r:.80}: a measure must be one number.") from error
+    return plain
 
 
 def stepsize_rows(parts: Mapping[str, TrainedModule], epoch: int) -> list[Row]:

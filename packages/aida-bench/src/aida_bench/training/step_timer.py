@@ -32,4 +32,5 @@ class StepClock:
 
     @property
     def median_ms(self) -> float:
-        return 1e3 * median(self.times)
+        """0 where no step was taken."""
+        return 1e3 * median(self.times or [0.0])
