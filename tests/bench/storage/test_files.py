@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import threading
 from decimal import Decimal
 from pathlib import Path
@@ -19,20 +20,23 @@ from aida_bench.errors import UserError
 from aida_bench.storage import files, states
 from aida_bench.storage.files import read_json, read_json_lines, write_text
 from aida_bench.storage.states import Damaged, load_state, save_state
-from helpers.bench.runs import flipped
+from helpers.bench.runs import flipped, go
 
 
 def calls(monkeypatch) -> list[str]:
-    """What is flushed and renamed, in order."""
+    """What is flushed and renamed, in order; a temporary file without what tells it from others."""
     log: list[str] = []
     fsync, replace = os.fsync, os.replace
 
+    def name(path):
+        return re.sub(r"\.[0-9a-f]{8}\.part$", ".part", Path(path).name)
+
     def flushed(handle):
-        log.append(f"flush {Path(os.readlink(f'/proc/self/fd/{handle}')).name}")
+        log.append(f"flush {name(os.readlink(f'/proc/self/fd/{handle}'))}")
         fsync(handle)
 
     def renamed(source, target):
-        log.append(f"rename {Path(source).name} {Path(target).name}")
+        log.append(f"rename {name(source)} {name(target)}")
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", flushed)
@@ -52,6 +56,32 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_ne
         save_state(tmp_path / "c", {"x": value}, tmp_path / "prior")
     assert log[3:] == ["flush .c.part", "rename c prior", "rename .c.part c", f"flush {tmp_path.name}"]
     assert (load_state(tmp_path / "prior"), load_state(tmp_path / "c")) == ({"x": 1}, {"x": 2})
+
+
+def test_of_two_that_write_one_file_at_a_time_the_last_stays_whole(tmp_path):
+    path = tmp_path / "report.html"
+    with files.replaced(path) as first:
+        first.write_text("A" * 100)
+        with files.replaced(path) as second:
+            second.write_text("B" * 9)
+        assert path.read_text() == "B" * 9
+    assert path.read_text() == "A" * 100
+    with files.replaced(path) as first:
+        first.write_text("C" * 100)
+        with pytest.raises(OSError, match="no second"), files.replaced(path):
+            raise OSError("no second")
+    assert path.read_text() == "C" * 100
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_what_a_killed_run_left_half_written_is_removed_when_it_goes_on(tmp_path):
+    go(tmp_path / "calm")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".checkpoint.pt.0123abcd.part").write_bytes(b"half")
+    go(run)
+    assert not list(run.glob(".*.part"))
+    assert (run / "rows.jsonl").read_bytes() == (tmp_path / "calm/rows.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])

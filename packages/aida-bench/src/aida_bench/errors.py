@@ -21,8 +21,8 @@ def warn(message: str) -> None:
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print a line as it is: a path in it may have brackets, and is not broken."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """Print a line as it is: a path in it may have brackets or a :name: in it, and is not broken."""
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def choose(kind: str, name: str, valid: Iterable[str]) -> str:

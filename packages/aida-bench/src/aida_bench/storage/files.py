@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from aida_bench.errors import UserError
 
@@ -37,7 +38,7 @@ def make_folder(path: Path) -> None:
     """Raises UserError if it is there and of no use."""
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be read and written by you: choose another --out.")
+        raise UserError(f"{path} cannot be read and written by you: choose another folder.")
 
 
 @contextmanager
@@ -53,11 +54,12 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path, prior: Path | None = None) -> Iterator[Path]:
-    """A path to write to beside `path`, which it then replaces: a reader never sees half a file.
+    """A path to write to beside `path`, which it then replaces: a reader never sees half a file, and of two
+    that write at a time the last stays.
 
     What `path` held is kept as `prior`, if that is given.
     """
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{path.name}.{token_hex(4)}.part")
     with naming(path):
         try:
             yield beside
@@ -70,6 +72,12 @@ def replaced(path: Path, prior: Path | None = None) -> Iterator[Path]:
             os.replace(path, prior)
         os.replace(beside, path)
         flush(path.parent)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed process has left half written, where nobody else writes."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
@@ -162,6 +170,19 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def held(path: Path) -> bool | None:
+    """Whether a process has the lock `path`; None where one may not try."""
+    if not path.exists():
+        return False
+    try:
+        with locked(path, 0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, UserError):
+        return None
 
 
 def sha256(path: Path) -> str:

@@ -44,7 +44,7 @@ own. `epochs` may grow: see `Run.load`."""
 CARRIED_OUT = ("threads", "workers")
 """What changes rounding at most: a run that has begun keeps its own, unless it is given others."""
 SEALED = ("config.json", "rows.jsonl", "timings.jsonl")
-REDONE = "delete done.json there, and --resume makes the run whole again"
+REDONE = "delete done.json there and go on: the run is made whole again"
 
 
 class Run:
@@ -180,7 +180,7 @@ def _refuse_other(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
             continue
         raise UserError(
             f"{path} belongs to another run: its {key} is {mine!r}, not {theirs!r}. "
-            f"Give the same options as then, or another --out."
+            f"Ask for the same as then, or choose another folder."
         )
 
 

@@ -144,13 +144,13 @@ def check_longer(task: Task, run: Run, done: int, epochs: int) -> None:
     if run.done and done < shorter - 1:
         raise UserError(
             f"{run.folder} has no checkpoint from which its {shorter} epochs can become {epochs} "
-            f"(--keep-checkpoints keeps them): choose another --out."
+            f"(--keep-checkpoints keeps them): choose another folder."
         )
     for step in range(done * steps):
         if task.lr_factor(step, steps, shorter) != task.lr_factor(step, steps, epochs):
             raise UserError(
                 f"{run.folder} cannot go on from {shorter} to {epochs} epochs: the learning rate of epoch "
-                f"{step // steps + 1} is another in a run of {epochs}. Choose another --out."
+                f"{step // steps + 1} is another in a run of {epochs}. Choose another folder."
             )
 
 
