@@ -12,9 +12,11 @@ import pytest
 from aida_bench.errors import UserError
 from aida_bench.execution import job as jobs
 from aida_bench.execution import processes as workers
-from aida_bench.execution.job import Job, Progress, execute
+from aida_bench.execution.job import Job, execute
+from aida_bench.execution.outcomes import run_here
 from aida_bench.storage.files import read_json_lines
 from helpers.bench.kills import killed
+from helpers.bench.runs import Recorder
 
 EPOCHS = 12
 pytestmark = pytest.mark.timeout(1800)  # of several processes; only against a hang
@@ -31,19 +33,6 @@ def job(folder: Path, optimizer: str = "aida", *, seed: int = 0, epochs: int = E
     )  # fmt: skip
 
 
-class Recorder:
-    """A Watch that remembers how jobs ended."""
-
-    def __init__(self) -> None:
-        self.statuses: dict[int, str] = {}
-
-    def progress(self, job: int, progress: Progress) -> None:
-        pass
-
-    def ended(self, job: int, status: str) -> None:
-        self.statuses[job] = status
-
-
 def rows(job: Job) -> bytes:
     return (job.folder / "rows.jsonl").read_bytes()
 
@@ -53,7 +42,7 @@ def alone(tmp_path_factory) -> dict[str, bytes]:
     """What one process gets, one run after another."""
     folder = tmp_path_factory.mktemp("alone")
     here = [job(folder, name, epochs=EPOCHS) for name in ("aida", "sgd")]
-    jobs.run_here(here, Recorder())
+    run_here(here, Recorder())
     return {each.config["optimizer"]: rows(each) for each in here}
 
 
@@ -81,11 +70,11 @@ def test_workers_killed_at_work_are_replaced_and_lose_nothing(alone, marks, tmp_
 def test_a_job_that_always_dies_is_given_up_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "RETRIES", 0)
     monkeypatch.setattr(workers, "serve", die)
-    with pytest.raises(UserError, match=r"aida seed 0 \(exit code 3\): the process died 1 time"):
+    with pytest.raises(UserError, match=r"^aida seed 0: its process died 1 time.* \(exit code 3\)"):
         workers.run_in_workers([job(tmp_path)], 1, Recorder())
 
 
-def die(pipe) -> None:
+def die(pipe, life) -> None:
     pipe.recv()
     os._exit(3)
 

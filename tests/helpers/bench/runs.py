@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from aida_bench.execution import job as jobs
-from aida_bench.execution.job import Job
+from aida_bench.execution.job import Job, Progress
 
 EPOCHS = 3
 
@@ -25,6 +25,19 @@ class Killed(BaseException):
 def go(folder: Path, on_progress=lambda progress: None, **changes) -> str:
     keep = changes.pop("keep", 1e9)
     return jobs.execute(Job(folder, {**CONFIG, **changes}, keep=keep), on_progress)
+
+
+class Recorder:
+    """A Watch that remembers how jobs ended."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[int, str] = {}
+
+    def progress(self, job: int, progress: Progress) -> None:
+        pass
+
+    def ended(self, job: int, status: str) -> None:
+        self.statuses[job] = status
 
 
 def flipped(content: bytes, rng: random.Random, bits: int = 1) -> bytes:

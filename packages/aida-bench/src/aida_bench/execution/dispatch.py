@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from aida_bench.execution import torchrun
-from aida_bench.execution.job import Job, run_here
+from aida_bench.execution.job import Job
+from aida_bench.execution.outcomes import run_here
 from aida_bench.execution.plan import ExecutionOptions, Plan
 from aida_bench.execution.progress import Bars
 from aida_bench.storage.files import make_folder
@@ -32,6 +33,7 @@ def carry_out(plan: Plan, folder: Path, where: ExecutionOptions, console: Consol
 
 
 def run_all(jobs: list[Job], workers: int, ray: str | None, bars: Bars) -> None:
+    """Every job to its end. Raises UserError, when the others have ended, for those that failed."""
     if ray is not None:
         from aida_bench.execution.ray import run_on_ray
 

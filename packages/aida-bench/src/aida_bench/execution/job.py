@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from aida_bench.errors import UserError
-from aida_bench.storage.files import Row, locked
+from aida_bench.storage.files import Row, clear, locked
 from aida_bench.storage.run import Run
 from aida_bench.tasks import create_task, presets_of
 from aida_bench.tasks.base import Task
@@ -25,10 +25,14 @@ from aida_bench.training.fabric import make_fabric
 from aida_bench.training.loop import train
 from aida_bench.training.tensorboard import EpochBoard
 
+LOCK = ".lock"
+"""In a run's folder: who holds it trains there."""
 LOCK_TIMEOUT_S = 30
 """Seconds to wait for another process to leave a run's folder: a dying one needs a moment."""
 BUSY = "busy"
 """The status of a shared job that another command carries out now."""
+FAILED = "failed"
+"""What is said of a job that has no status."""
 RETRIES = 5
 """How often a run may lose its process between two epochs before it is given up."""
 
@@ -44,10 +48,12 @@ class Job:
     """Bytes that the checkpoints may take when it has ended; else they are removed."""
     shared: bool = False
     """Whether other commands may carry it out too: then one that is at it is no error, but status BUSY."""
+    of: str = ""
+    """Its task, where a command has several."""
 
     @property
     def name(self) -> str:
-        return f"{self.folder.parent.name} seed {self.config['seed']}"
+        return f"{self.of} {self.folder.parent.name} seed {self.config['seed']}".strip()
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def execute(job: Job, on_progress: Callable[[Progress], None] = lambda progress:
                 if job.shared:
                     return BUSY
                 raise
+            clear(job.folder)
             Run(job.folder, config)
         fabric.barrier()
         run = Run(job.folder, config)
@@ -111,7 +118,7 @@ def _fabric(device: str, precision: str, devices: int, strategy: str | None) -> 
     try:
         return make_fabric(device, precision, devices, strategy)
     except (ValueError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"no device {device!r} here ({error}): use --device cpu or auto.") from error
+        raise UserError(f"no device {device!r} here ({error}): choose cpu or auto.") from error
 
 
 def resolve_device(device: str, precision: str, devices: int, strategy: str | None) -> str:
@@ -130,16 +137,10 @@ def _alone(folder: Path, timeout_s: float | None = None) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / ".lock", LOCK_TIMEOUT_S if timeout_s is None else timeout_s))
+            stack.enter_context(locked(folder / LOCK, LOCK_TIMEOUT_S if timeout_s is None else timeout_s))
         except Timeout as error:
             raise Busy(f"another process trains in {folder}: wait for it, or end it.") from error
         yield
-
-
-def run_here(jobs: list[Job], watch: Watch) -> None:
-    """One after another, in this process."""
-    for number, job in enumerate(jobs):
-        watch.ended(number, execute(job, Throttled(lambda progress, n=number: watch.progress(n, progress))))
 
 
 class Throttled:

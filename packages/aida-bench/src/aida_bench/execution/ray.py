@@ -6,7 +6,8 @@ import socket
 from typing import Any
 
 from aida_bench.errors import UserError
-from aida_bench.execution.job import RETRIES, Job, Progress, Watch, execute
+from aida_bench.execution.job import RETRIES, Job, Progress, Watch
+from aida_bench.execution.outcomes import Failure, Outcomes, attempt
 from aida_bench.storage.files import read_json_lines
 
 
@@ -14,7 +15,7 @@ def run_on_ray(jobs: list[Job], address: str, watch: Watch) -> None:
     """Every job to its end; `address` is a cluster's, or "local" for one on this machine, ended afterwards.
 
     Every machine must see the results' folder under the same path, and have the same packages. Raises
-    UserError where there is no cluster, and for a job whose process died more than RETRIES times.
+    UserError where there is no cluster, and in the end for a job that failed or was lost RETRIES times.
     """
     try:
         import ray
@@ -37,15 +38,15 @@ def run_on_ray(jobs: list[Job], address: str, watch: Watch) -> None:
 def _check_reachable(address: str) -> None:
     """Raise OSError if nobody is there, for which Ray itself waits minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if colon and port.isdigit():
+    if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _run(ray: Any, jobs: list[Job], watch: Watch) -> None:
-    pending = {}
+    pending, outcomes = {}, Outcomes(jobs, watch)
     for number, job in enumerate(jobs):
         needs = {"num_gpus": 1} if job.config["device"].startswith("cuda") else {}
-        remote = ray.remote(max_retries=RETRIES, num_cpus=job.config["threads"], **needs)(execute)
+        remote = ray.remote(max_retries=RETRIES, num_cpus=job.config["threads"], **needs)(attempt)
         pending[remote.remote(job)] = number
     seen = [0] * len(jobs)
     while pending:
@@ -53,11 +54,10 @@ def _run(ray: Any, jobs: list[Job], watch: Watch) -> None:
         for reference in ended:
             number = pending.pop(reference)
             try:
-                watch.ended(number, ray.get(reference))
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, Exception) else error from None
+                outcome = ray.get(reference)
             except ray.exceptions.RayError as error:
-                raise UserError(f"{jobs[number].name} was lost ({error}): --resume goes on.") from error
+                outcome = Failure(f"lost by the cluster ({type(error).__name__})", f"{error}\n")
+            outcomes.ended(number, outcome)
         for number in pending.values():
             # The folder is what the machines share, so progress is read from there.
             epoch, epochs = (
@@ -67,3 +67,4 @@ def _run(ray: Any, jobs: list[Job], watch: Watch) -> None:
             if epoch > seen[number]:
                 seen[number] = epoch
                 watch.progress(number, Progress(epoch, epochs, 1, 1))
+    outcomes.tell()
