@@ -17,9 +17,9 @@ import pytest
 
 from aida_bench.__main__ import main
 from aida_bench.cli import conclusion
-from aida_bench.cli.run_options import LAST_SEED
 from aida_bench.data import fetch
 from aida_bench.errors import UserError
+from aida_bench.execution.check import LAST_SEED
 from aida_bench.report import figures
 from aida_bench.settings import read_grid, read_settings, write_setting
 from aida_bench.storage import environment
@@ -69,7 +69,7 @@ def test_every_output_is_said_in_every_encoding(trained, monkeypatch, encoding):
         assert (code, text.strip() != "") == (0, True)
 
 
-@pytest.mark.parametrize("name", ["[red]", "a[", "b]", "x[/y]", "[/]", "ü ★"])
+@pytest.mark.parametrize("name", ["[red]", "a[", "a:b:c", "b]", "x[/y]", "[/]", "ü ★"])
 def test_folders_with_signs_of_markup(trained, tmp_path, name):
     out = tmp_path / name
     shutil.copytree(trained, out)

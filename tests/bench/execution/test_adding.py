@@ -86,7 +86,7 @@ def test_a_run_keeps_its_threads_unless_others_are_asked_for(tmp_path):
 def test_seeds_and_optimizers_are_added_to_a_comparison_that_has_ended(tmp_path, monkeypatch):
     """One run alone takes torch's threads, several take one each: no reason to refuse the first."""
     torch.set_num_threads(2)
-    monkeypatch.setattr(compare, "cores", lambda: 1)
+    monkeypatch.setattr(cores, "cores", lambda: 1)
     out, whole = tmp_path / "out", tmp_path / "whole"
     done(out, "sgd", 1)
     kept = (out / "sgd/seed-0/rows.jsonl").stat().st_mtime_ns
@@ -184,6 +184,7 @@ def test_what_is_refused_leaves_nothing_and_the_next_resume_takes_what_has_runs(
     begun, empty = Path("runs/digits-1"), Path("runs/digits-2")
     Run(begun / "sgd" / "seed-0", {})
     empty.mkdir()
+    Path("runs/digits-²").mkdir()
     assert cli_options.results_folder("digits", None, resume=True) == begun
     assert cli_options.results_folder("digits", None, resume=False) == Path("runs/digits-3")
 
@@ -232,7 +233,7 @@ def test_workers_are_as_many_as_the_process_may_use(tmp_path, monkeypatch):
         assert quota({**v1, **{f"sys/fs/cgroup/{mount}/{folder}{n}": t for n, t in files.items()}}) == 3
     files["cpu.cfs_quota_us"] = "-1\n"
     assert quota({**v1, **{f"sys/fs/cgroup/cpu/{n}": t for n, t in files.items()}}) == 16
-    monkeypatch.setattr(compare, "cores", lambda: 5)
+    monkeypatch.setattr(cores, "cores", lambda: 5)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     many = Plan(**{**plan().__dict__, "seeds": range(9)})
     assert (many.workers(None), many.workers(7), plan().workers(None)) == (5, 7, 1)

@@ -14,20 +14,29 @@ from torch.optim import Optimizer
 
 from aida import create_optimizer
 from aida_bench import plugins
+from aida_bench.errors import UserError
 
 VARIANTS = {"aida-k1": "aida"}
 """Names for one optimizer under settings of its own; the recipe holds them."""
 
 
 def build_optimizer(name: str, model: nn.Module, **settings: Any) -> Optimizer:
-    """The optimizer `name` for all trainable parameters of `model`; `no_decay` is create_optimizer's."""
+    """The optimizer `name` for all trainable parameters of `model`; `no_decay` is create_optimizer's.
+
+    Raises UserError where the name stands for no optimizer, and what its constructor raises.
+    """
     if name in RIVALS:
         build = RIVALS[name]
     elif plugins.is_plugin(plugins.OPTIMIZERS, name):
         build = plugins.load_plugin(plugins.OPTIMIZERS, name)
     else:
         return create_optimizer(VARIANTS.get(name, name), model, **settings)
-    return build(_params(model, settings.pop("no_decay", ())), **settings)
+    built = build(_params(model, settings.pop("no_decay", ())), **settings)
+    if not isinstance(built, Optimizer):
+        raise UserError(f"{name} gives {built!r:.80}, no torch.optim.Optimizer: name what makes one.")
+    if not all("lr" in group for group in built.param_groups):
+        raise UserError(f"{name} has groups without lr, which the schedule sets: name it lr there.")
+    return built
 
 
 def _params(model: nn.Module, no_decay: Any) -> list[Any]:

@@ -19,7 +19,6 @@ from aida_bench.cli.run_options import (
     OPTIMIZERS,
     RunOptions,
     TaskName,
-    check_settings,
     named,
     optimizer_specs,
     with_run_options,
@@ -67,9 +66,8 @@ def carry_out(
     from aida_bench.cli.conclusion import conclude
     from aida_bench.execution import dispatch
 
-    check_settings(specs)
-    check_seeds(seeds)
     plan, where = options.plan(task, specs, seeds), options.where()
+    plan.check()
     folder = options.folder(task)
     torchrun.end_with_launcher()
     if plan.devices > 1 and not torchrun.launched():

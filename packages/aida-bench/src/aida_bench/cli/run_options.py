@@ -76,8 +76,8 @@ class RunOptions:
         int | None,
         Option(
             min=1,
-            help="Runs at a time, each in a process; by default one a core that it may use, or 1 on an "
-            "accelerator.",
+            help="Runs at a time, each in a process; by default as many as have a core for each of their "
+            "threads, or 1 on an accelerator.",
         ),
     ] = None
     ray: Annotated[
@@ -127,7 +127,6 @@ class RunOptions:
 
         preset = self.chosen(task)
         model = choose(f"model for {task}", self.model or preset.models[0], preset.models)
-        choose("precision", self.precision, ("32", "bf16"))
         devices = self.several()
         strategy = choose("strategy", self.strategy or "ddp", ("ddp", "fsdp")) if devices > 1 else None
         return Plan(
@@ -198,6 +197,11 @@ def optimizer_specs(task: str, preset: Preset, names: Iterable[str], **settings:
         else:
             own = preset.recipes[choose(f"optimizer for {task}", name, preset.recipes)].settings
         found.append(OptimizerSpec(name.replace(":", "."), name, {**own, **settings}))
+    labels = [each.label for each in found]
+    if twice := [each.optimizer for each in found if labels.count(each.label) > 1]:
+        raise UserError(
+            f"{' and '.join(twice)} would write to one folder: run them apart, each with an --out."
+        )
     return found
 
 
@@ -207,26 +211,13 @@ def named(optimizers: str | None, preset: Preset) -> list[str]:
     return list(preset.recipes) if optimizers == "all" else [name.strip() for name in optimizers.split(",")]
 
 
-def check_settings(specs: Sequence[OptimizerSpec]) -> None:
-    """Raises UserError for settings that an optimizer refuses."""
-    from torch import nn
-
-    from aida_bench.baselines import build_optimizer
-
-    for spec in specs:
-        try:
-            build_optimizer(spec.optimizer, nn.Linear(1, 1), **spec.settings)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{spec.optimizer} does not take {dict(spec.settings)}: {error}") from error
-
-
 def results_folder(task: str, out: Path | None, resume: bool) -> Path:
     """The folder to write in, not made yet. Raises UserError for one with results, unless resumed."""
     if out is None:
         numbers = {
             int(path.name.rsplit("-", 1)[1]): path
             for path in RUNS.glob(f"{task}-*")
-            if path.name.rsplit("-", 1)[1].isdigit()
+            if path.name.rsplit("-", 1)[1].isdecimal()
         }
         # One that a refused command left empty is nothing to go on with.
         begun = [number for number, path in numbers.items() if any(path.glob("*/seed-*/config.json"))]

@@ -14,6 +14,15 @@ def cores(root: Path = Path("/")) -> int:
     return max(1, min([affine, *(int(quota) for quota in _quotas(root))]))
 
 
+def runs_at_once(device: str, threads: int | None) -> int:
+    """As many as have a core for each of their threads, or 1 on an accelerator."""
+    import torch
+
+    if device != "cpu" and (device != "auto" or torch.accelerator.is_available()):
+        return 1
+    return max(1, cores() // (threads or 1))
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """Cores' worth of time that cgroups grant (version 2 and 1): to this process's group and all above it."""
     own = root / "proc/self/cgroup"

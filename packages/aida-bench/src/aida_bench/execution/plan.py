@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from aida_bench.execution.cores import cores
+from aida_bench.execution.check import check_run
+from aida_bench.execution.cores import runs_at_once
 from aida_bench.execution.job import Job, resolve_device
 from aida_bench.settings import write_setting
 from aida_bench.storage.run import check_folder
@@ -59,9 +60,16 @@ class Plan:
     devices: int = 1
     strategy: str | None = None
 
+    def check(self) -> None:
+        """Raises UserError for what no run takes."""
+        common = {key: getattr(self, key) for key in ("task", "model", "precision", "threads")}
+        for spec in self.specs:
+            run = {"optimizer": spec.optimizer, "settings": dict(spec.settings), "seed": max(self.seeds)}
+            check_run({**common, **run})
+
     def workers(self, asked: int | None) -> int:
-        """As many as this process has cores, or one on an accelerator; never more than there are runs."""
-        default = 1 if self.devices > 1 or torch.accelerator.is_available() else cores()
+        """As many as are asked for, or as fit; never more than there are runs."""
+        default = 1 if self.devices > 1 else runs_at_once(self.device, self.threads)
         return max(1, min(asked or default, len(self.specs) * len(self.seeds)))
 
     def jobs(self, folder: Path, where: ExecutionOptions) -> list[Job]:

@@ -17,7 +17,7 @@ from aida_bench.errors import choose
 from aida_bench.recipes import TASKS, Preset
 from aida_bench.tasks.base import Task
 
-__all__ = ["TASKS", "create_task", "presets_of"]
+__all__ = ["TASKS", "create_task", "has_presets", "presets_of"]
 
 _plain = Preset(("default",), epochs=1, batch_size=64, seeds=1, optimizers=(), recipes={})
 PLAIN = {"small": _plain, "study": _plain}
@@ -40,6 +40,11 @@ def higher_of(name: str) -> dict[str, list[str]]:
         return {}
     found = getattr(_task_class(name), "higher", ())
     return {"higher": [found] if isinstance(found, str) else list(found)} if found else {}
+
+
+def has_presets(name: str) -> bool:
+    """Whether a task says which models it has."""
+    return presets_of(name) is not PLAIN
 
 
 def _task_class(name: str) -> Any:
