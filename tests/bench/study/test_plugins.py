@@ -84,7 +84,7 @@ def test_the_guide_s_study_beside_the_published_one(empty):
     assert len(ready) == 3 * 19
     left = [cell for task in study.tasks for cell in TaskPlan(study, task, found).all_cells()]
     assert Counter(cell.stage for cell in left if cell.key not in found) == {"tune": 3 * 19, "final": 3 * 5}
-    check_settings(ready, set())
+    check_settings(study, ready, set())
 
 
 def test_examples_are_short():
@@ -105,10 +105,54 @@ def test_what_cannot_be_imported_is_one_sentence(empty):
     refused(invoke("train", "digits", "--optimizer", "nowhere.optim:Lion"), "nowhere.optim:Lion cannot be",
             "install its package", "the folder that nowhere lies in")  # fmt: skip
     shutil.copy(ROOT / "examples/own_optimizer.py", empty)
-    with pytest.raises(UserError, match=r"name in own_optimizer 'lion': did you mean Lion"):
+    with pytest.raises(
+        UserError, match=r"in own_optimizer \(.*own_optimizer\.py\) 'lion': did you mean Lion"
+    ):
         build_optimizer("own_optimizer:lion", nn.Linear(1, 1))
     with pytest.raises(UserError, match="unknown task 'digit': did you mean digits"):
         create_task("digit")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def x(:", ["SyntaxError: invalid syntax", "broken.py, line 1"]),
+        ("x = 1\n1 / 0", ["ZeroDivisionError: division by zero", "broken.py, line 2"]),
+        ("import sys\nsys.exit(0)", ["SystemExit: 0", "broken.py, line 2"]),
+        ("import nowhere_at_all", ["No module named 'nowhere_at_all'", "install its package"]),
+    ],
+)
+@pytest.mark.parametrize("words", [["digits", "--optimizer", "broken:Lion"], ["broken:Task"]])
+def test_a_file_that_cannot_be_imported_is_one_sentence_with_the_place(empty, code, said, words):
+    (empty / "broken.py").write_text(code)
+    refused(invoke("train", *words), "broken:", "cannot be imported", *said)
+    assert "broken" not in sys.modules
+
+
+@pytest.mark.parametrize("name", [":X", ".x:Y", "x:", "x..y:Z", "a:b:c", "x y:Z", "x:Y."])
+def test_what_is_no_import_path_is_one_sentence(empty, name):
+    refused(
+        invoke("train", "digits", "--optimizer", name), f"{name} is no import path", "package.module:Name"
+    )
+    refused(invoke("train", name), f"{name} is no import path")
+
+
+def test_a_file_of_one_s_own_comes_before_a_module_of_its_name(empty, monkeypatch):
+    """Python itself has a module `this`, and one `json`, which is imported already."""
+    for name in ("this", "json"):
+        shutil.copy(ROOT / "examples/own_optimizer.py", empty / f"{name}.py")
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    before = list(sys.path)
+    assert build_optimizer("this:Lion", nn.Linear(1, 1)).__module__ == "this"
+    assert sys.path == [*before, str(empty)]
+    with pytest.raises(UserError, match=r"unknown name in json \(.*json.__init__\.py\) 'Lion'"):
+        build_optimizer("json:Lion", nn.Linear(1, 1))
+    sys.modules.pop("this")
+
+
+def test_optimizers_that_would_write_to_one_folder_are_refused(empty):
+    asked = ["compare", "digits", "--optimizers", "a.b:c,a:b.c"]
+    refused(invoke(*asked), "a.b:c and a:b.c would write to one folder", "--out")
 
 
 def test_an_entry_point_is_a_name(empty, monkeypatch):

@@ -6,18 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from aida_bench.execution.job import BUSY, Job, execute
 from aida_bench.execution.job import _alone as alone
+from aida_bench.study import run as carrying
 from aida_bench.study.cells import TaskPlan, next_cells
 from aida_bench.study.read import read_study
 from aida_bench.study.records import read_records
 from aida_bench.study.run import check_settings
 from aida_bench.study.status import affordable
 from helpers.bench.command import invoke, refused
+from helpers.bench.faulty import HERE
 from helpers.bench.kills import killed
 from helpers.bench.studies import ROOT, TINY, write
 
@@ -153,6 +156,50 @@ def test_what_another_command_is_at_is_left_to_it(tmp_path, monkeypatch):
     assert "running now: 0" in invoke("study", "status", "study.toml").stdout
 
 
+def test_it_waits_once_for_what_another_command_is_at_and_then_goes_on(tmp_path, monkeypatch, capsys):
+    """All that can be run is another's: no process is started, and no run is read while nothing ends."""
+    monkeypatch.chdir(tmp_path)
+    study = read_study(write(tmp_path))
+    cells, polls, reads = next_cells(study, study.tasks, {}), [], []
+    others = ExitStack()
+    for cell in cells:
+        others.enter_context(alone(study.folder / cell.key))
+
+    def poll(seconds):
+        assert seconds == carrying.POLL
+        polls.append(len(reads))
+        if len(polls) == 3:
+            others.close()
+
+    monkeypatch.setattr(carrying.time, "sleep", poll)
+    monkeypatch.setattr(carrying, "read_records", lambda s: reads.append(0) or read_records(s))
+    result = invoke("study", "run", "study.toml", "--nice", 0, "--workers", 1, "--only", "digits")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"waiting for {len(cells)} runs of another command\n")
+    assert result.stdout.count("waiting") == 1
+    assert "busy" not in result.stdout
+    assert polls == [1, 1, 1]
+
+
+def test_runs_of_another_command_are_left_to_it_while_there_are_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = read_study(write(tmp_path))
+    (cell, *_) = next_cells(study, study.tasks, {})
+    other, ran = ExitStack(), []
+    other.enter_context(alone(study.folder / cell.key))
+
+    def run_all(jobs, *_):
+        ran.append([job.folder for job in jobs])
+        other.close()
+        dispatched(jobs, *_)
+
+    dispatched = carrying.run_all
+    monkeypatch.setattr(carrying, "run_all", run_all)
+    study_run(study.path)
+    assert study.folder / cell.key not in ran[0]
+    assert ran[1] == [study.folder / cell.key]
+
+
 @pytest.mark.processes
 def test_two_commands_share_a_folder(undisturbed, tmp_path):
     path = write(tmp_path)
@@ -192,8 +239,61 @@ def test_settings_that_an_optimizer_refuses_are_said_before_anything_runs(tmp_pa
     path = write(
         tmp_path, TINY.replace("[optimizers.sgd]", "[optimizers.sgd]\nsettings = { momentun = 0.9 }")
     )
-    refused(invoke("study", "run", path, "--nice", 0), "sgd on digits does not take", "momentun")
+    refused(invoke("study", "run", path, "--nice", 0), "sgd on digits, tune: sgd does not take", "momentun")
     assert not (tmp_path / "runs").exists()
+
+
+WRONG = [
+    ({'name = "tiny"': 'name = "tiny"\nprecision = "64"'}, "unknown precision '64'"),
+    ({'name = "tiny"': 'name = "tiny"\nthreads = 0'}, "threads 0: a run has at least 1"),
+    ({"seeds = [0, 1]": "seeds = [0, 99999999999]"}, "seed 99999999999 is above"),
+    ({'"mlp"': '"nope"'}, "unknown model for digits 'nope'"),
+    ({"[tasks.digits]": '[tasks.digits]\ntask = ":X"'}, ":X is no import path: write it as package.module:"),
+    ({"[tasks.digits]": '[tasks.digits]\ntask = ".x:Y"'}, ".x:Y is no import path"),
+    ({'"adabelief"': '"a:b:c"'}, "a:b:c is no import path"),
+    ({'"adabelief"': '"synt:X"'}, "synt:X cannot be imported (SyntaxError: "),
+    ({'"adabelief"': f'"{HERE}:Refusing"'}, "it raises KeyError: 'lr'"),
+    ({'"adabelief"': f'"{HERE}:Going"'}, "it raises SystemExit: 0"),
+    ({'"adabelief"': f'"{HERE}:nothing"'}, "gives None, no torch.optim.Optimizer"),
+    ({'"adabelief"': f'"{HERE}:Rateless"'}, "has groups without lr, which the schedule sets"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG)
+def test_what_no_run_takes_is_said_before_anything_runs(tmp_path, monkeypatch, changes, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", "")
+    (tmp_path / "synt.py").write_text("def x(:\n")
+    tuned = {"settings_from": "tune", '"aida"\nphase = 2': '["lr"]'} if '"adabelief"' in changes else {}
+    final = {"seeds = [100]": "seeds = [99999999999]"} if "seeds = [0, 1]" in changes else changes
+    refused(invoke("study", "run", write(tmp_path, **{**tuned, **final}), "--nice", 0), said)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_device_that_is_not_here_is_one_sentence_without_another_command_s_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, **{'name = "tiny"': 'name = "tiny"\ndevice = "tpuu"'})
+    result = invoke("study", "run", path, "--nice", 0, "--workers", 1, "--quiet")
+    refused(
+        result, "2 of ", " runs failed: aida tune-00 seed 100", "no device 'tpuu' here", "choose cpu or auto"
+    )
+    assert "--device" not in result.stderr
+
+
+def test_one_run_that_fails_ends_no_other_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sick = {'"adabelief"\nsettings_from = "aida"\nphase = 2': f'"{HERE}:Sick"\nsettings = {{ lr = 0.1 }}'}
+    path = write(tmp_path, **sick)
+    result = invoke("study", "run", path, "--nice", 0, "--workers", 1)
+    assert result.exit_code == 2
+    *trace, last = result.stderr.splitlines()
+    assert "like-aida final seed 0 failed:" in trace
+    assert last.startswith(
+        "error: 2 of 6 runs failed: like-aida final seed 0, like-aida final seed 1: Runtime"
+    )
+    assert "like-aida final seed 0: failed" in result.stdout
+    assert len(list((tmp_path / "runs").rglob("done.json"))) >= 2 * 3 + 1 + 4
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
@@ -202,7 +302,7 @@ def test_every_study_here_can_be_read_and_its_settings_are_taken(path):
     for task in study.tasks:
         cells = [cell for cell in TaskPlan(study, task, {}).all_cells() if cell.stage == "tune"]
         assert {cell.optimizer for cell in cells} >= set(study.comparisons.primary)
-        check_settings(cells, set())
+        check_settings(study, cells, set())
 
 
 def test_the_claims_study_can_be_read():

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from aida_bench.cli.errors import one_line_errors
 from aida_bench.errors import UserError, choose, say
@@ -17,7 +20,7 @@ from aida_bench.storage.files import expand
 
 if TYPE_CHECKING:
     from aida_bench.study.spec import Study
-    from aida_bench.study.status import Status
+    from aida_bench.study.status import Status, TaskStatus
 
 Option = typer.Option
 app = typer.Typer(
@@ -37,7 +40,12 @@ def run(
     file: File,
     only: Only = None,
     workers: Annotated[
-        int | None, Option(min=1, help="Runs at a time, one thread each; by default one a core.")
+        int | None,
+        Option(
+            min=1,
+            help="Runs at a time; by default as many as have a core for each of their threads, or 1 on an "
+            "accelerator.",
+        ),
     ] = None,
     ray: Annotated[str | None, Option(help="Run on the Ray cluster at this address, or local.")] = None,
     nice: Annotated[int, Option(min=0, max=19, help="Added to the processes' niceness.")] = 10,
@@ -50,10 +58,11 @@ def run(
     on a shared folder: the same command goes on."""
     with one_line_errors(RESUME):
         study, tasks = _study(file, only)
-        from aida_bench.execution.cores import cores
+        from aida_bench.execution.cores import runs_at_once
         from aida_bench.study.run import Processes, carry_out
 
-        console, workers = Console(quiet=quiet), workers or cores()
+        console, about = Console(quiet=quiet), study.about
+        workers = workers or runs_at_once(about.device, about.threads)
         if dry_run:
             _show(study, tasks, console, workers)
             return
@@ -122,7 +131,8 @@ def _study(file: Path, only: Sequence[str] | None) -> tuple[Study, list[str]]:
     from aida_bench.study.read import read_study
 
     study = read_study(expand(file))
-    return study, [choose(f"task of {file}", task, study.tasks) for task in only or study.tasks]
+    named = dict.fromkeys(only or study.tasks)
+    return study, [choose(f"task of {file}", task, study.tasks) for task in named]
 
 
 def _show(study: Study, tasks: Sequence[str], console: Console, workers: int | None) -> None:
@@ -130,18 +140,43 @@ def _show(study: Study, tasks: Sequence[str], console: Console, workers: int | N
     from aida_bench.study.records import read_records
 
     found = of.status(study, tasks, read_records(study))
-    table = Table(title=f"{study.about.name}: runs done of planned, core-hours", title_justify="left")
-    for heading in ("task", "epochs", "s/ep", "tune", "final", "publ.", "base", "used", "left", "+wide"):
-        table.add_column(heading, justify="left" if heading == "task" else "right")
-    for each in found.tasks:
-        shown = [f"{each.done[s]}/{each.planned[s]}" for s in of.STAGES]  # base: the untrained model
-        seconds = f"{each.epoch_seconds:.3g}{'' if each.measured else '?'}" if each.epoch_seconds else "–"
-        hours = (f"{each.used:.2f}", *(_hours(h) for h in (each.left, each.widening)))
-        table.add_row(each.task, f"{each.tuning_epochs}, {each.epochs}", seconds, *shown, *hours)
-    console.print(table)
+    lines = [_cells(each) for each in found.tasks]
+    view = _table(f"{study.about.name}: runs done of planned, core-hours", lines)
+    if Measurement.get(console, console.options.update(max_width=WIDEST), view).maximum <= console.width:
+        console.print(view)
+    else:
+        for cells in lines:
+            say(console, ", ".join(f"{head} {cell}" for head, cell in zip(HEADS, cells, strict=True)))
     say(console, "epochs of a tuning run and of a final one; s/ep: CPU seconds of an epoch; base: untrained")
     for line in _summary(study, found, workers):
         say(console, line)
+
+
+HEADS = ("task", "epochs", "s/ep", "tune", "final", "publ.", "base", "used", "left", "+wide")
+WIDEST = 10_000
+"""Columns of text for which a table is measured."""
+
+
+def _cells(task: TaskStatus) -> list[str]:
+    from aida_bench.study.status import STAGES
+
+    runs = [f"{task.done[s]}/{task.planned[s]}" for s in STAGES]  # base: the untrained model
+    seconds = f"{task.epoch_seconds:.3g}{'' if task.measured else '?'}" if task.epoch_seconds else "–"
+    hours = (f"{task.used:.2f}", *(_hours(h) for h in (task.left, task.widening)))
+    return [task.task, f"{task.tuning_epochs}, {task.epochs}", seconds, *runs, *hours]
+
+
+def _table(title: str, lines: Sequence[Sequence[str]]) -> Table:
+    """Names as they are, even with signs of markup; no number is broken."""
+    view = Table(
+        title=Text(title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
+        pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for head in HEADS:
+        view.add_column(head, justify="left" if head == "task" else "right", no_wrap=True)
+    for cells in lines:
+        view.add_row(*map(Text, cells))
+    return view
 
 
 def _hours(hours: float | None) -> str:
@@ -150,15 +185,17 @@ def _hours(hours: float | None) -> str:
 
 def _summary(study: Study, found: Status, workers: int | None) -> list[str]:
     limit = "" if study.about.core_hours is None else f" of {study.about.core_hours:g}"
+    running = "unknown, as the folder may only be read" if found.running is None else len(found.running)
     lines = [
         f"used {found.used:.2f} core-hours{limit}, left {_hours(found.left)}, "
-        f"with all widenings {_hours(found.most)}; running now: {len(found.running)}"
+        f"with all widenings {_hours(found.most)}; running now: {running}"
     ]
     if any(not each.measured for each in found.tasks):
         lines.append("s/epoch with ? is declared; – is neither measured nor declared (epoch_seconds).")
-    at_once = workers or len(found.running)
+    at_once = workers or len(found.running or ())
     if found.left and at_once and (end := found.ends(at_once)):
         lines.append(f"with {at_once} at a time it ends about {end:%Y-%m-%d %H:%M}")
-    elif found.left:
-        lines.append("nothing runs now: --workers N says when it would end.")
+    elif found.left and not at_once:
+        nothing = "" if found.running is None else "nothing runs now: "
+        lines.append(f"{nothing}--workers N says when it would end.")
     return lines

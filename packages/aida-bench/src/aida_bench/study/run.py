@@ -7,21 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
-from torch import nn
 
-from aida_bench.baselines import build_optimizer
-from aida_bench.errors import UserError
+from aida_bench.errors import UserError, say
+from aida_bench.execution.check import check_run
 from aida_bench.execution.dispatch import run_all
-from aida_bench.execution.job import BUSY, Job
+from aida_bench.execution.job import LOCK, Job
 from aida_bench.execution.progress import Bars
-from aida_bench.storage.files import make_folder
+from aida_bench.storage.files import held, make_folder
 from aida_bench.study.cells import Cell, next_cells
 from aida_bench.study.records import read_records
 from aida_bench.study.spec import Study
 from aida_bench.study.status import affordable
 
 POLL = 5.0
-"""Seconds until it is seen again whether the last runs of a stage, which others carry out, have ended."""
+"""Seconds until it is seen again whether a run that another command carries out has ended."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,10 @@ class Processes:
 
 
 def carry_out(study: Study, tasks: Sequence[str], processes: Processes, console: Console) -> bool:
-    """Run all that is left of the tasks; whether it is all, or the core-hours have ended before."""
+    """Run all that is left of the tasks; whether it is all, or the core-hours have ended before.
+
+    Raises UserError, when all others that could be run have ended, for runs that failed.
+    """
     checked: set[str] = set()
     while True:
         found = read_records(study)
@@ -43,42 +45,37 @@ def carry_out(study: Study, tasks: Sequence[str], processes: Processes, console:
         cells = affordable(study, ready, found)
         if not cells:
             return False
-        check_settings(cells, checked)
+        check_settings(study, cells, checked)
         make_folder(study.folder)
-        jobs = [Job(study.folder / cell.key, cell.config, keep=0, shared=True) for cell in cells]
-        with _Watch(jobs, console) as watch:
-            run_all(jobs, min(processes.workers, len(jobs)), processes.ray, watch)
-        if watch.all_busy:
-            time.sleep(POLL)
+        jobs = [
+            Job(study.folder / each.key, each.config, keep=0, shared=True, of=each.task * (len(tasks) > 1))
+            for each in cells
+        ]
+        free = [job for job in jobs if not held(job.folder / LOCK)]
+        if free:
+            with Bars(free, console) as bars:
+                run_all(free, min(processes.workers, len(free)), processes.ray, bars)
+        else:
+            _wait(jobs, console)
 
 
-def check_settings(cells: Sequence[Cell], checked: set[str]) -> None:
-    """Raises UserError for settings that an optimizer refuses, before anything is trained."""
+def _wait(jobs: Sequence[Job], console: Console) -> None:
+    """Until another command has ended one of the runs that it is at, and there may be some for this one."""
+    say(console, f"waiting for {len(jobs)} run{'s' * (len(jobs) > 1)} of another command")
+    while all(held(job.folder / LOCK) for job in jobs):
+        time.sleep(POLL)
+
+
+def check_settings(study: Study, cells: Sequence[Cell], checked: set[str]) -> None:
+    """Raises UserError for what no run takes, before anything is trained."""
     for cell in cells:
-        config = cell.config
-        if cell.key.rpartition("/")[0] in checked:
+        if cell.key in checked:
             continue
-        checked.add(cell.key.rpartition("/")[0])
+        checked.add(cell.key)
         try:
-            build_optimizer(config["optimizer"], nn.Linear(1, 1), **config["settings"])
-        except (TypeError, ValueError) as error:
+            check_run(cell.config)
+        except UserError as error:
+            reason = str(error).rstrip(".")
             raise UserError(
-                f"{cell.optimizer} on {cell.task} does not take {config['settings']}: {error}: change "
-                "its settings, recipe or tune in the study's file."
+                f"{cell.optimizer} on {cell.task}, {cell.stage}: {reason}: change {study.path.name}."
             ) from error
-
-
-class _Watch(Bars):
-    """Bars that remember whether other commands had all the runs."""
-
-    def __init__(self, jobs: list[Job], console: Console) -> None:
-        super().__init__(jobs, console)
-        self.all_busy = True
-
-    def __enter__(self) -> _Watch:
-        super().__enter__()
-        return self
-
-    def ended(self, job: int, status: str) -> None:
-        self.all_busy &= status == BUSY
-        super().ended(job, status)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
-from filelock import Timeout
-
-from aida_bench.storage.files import locked
+from aida_bench.execution.job import LOCK
+from aida_bench.storage.files import held
 from aida_bench.study.cells import UNTRAINED, Cell, TaskPlan
 from aida_bench.study.records import Found, of_task, own_of
 from aida_bench.study.spec import Study
 
 HOUR = 3600.0
+STAGES = ("tune", "final", "published", UNTRAINED)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class TaskStatus:
 @dataclass(frozen=True)
 class Status:
     tasks: list[TaskStatus]
-    running: list[str]
+    running: list[str] | None
+    """None where that cannot be told: the folder may only be read."""
     used: float
     left: float | None
     pace: float | None
@@ -51,10 +52,13 @@ class Status:
         return None if self.left is None or None in wider else self.left + sum(filter(None, wider))
 
     def ends(self, workers: int) -> datetime | None:
-        """When this many runs at a time will have ended all that is left."""
+        """When this many runs at a time will have ended all that is left, if a calendar has such a time."""
         if self.left is None:
             return None
-        return datetime.now() + timedelta(hours=self.left * (self.pace or 1.0) / max(workers, 1))
+        try:
+            return datetime.now() + timedelta(hours=self.left * (self.pace or 1.0) / max(workers, 1))
+        except (OverflowError, ValueError):
+            return None
 
 
 def epoch_seconds(study: Study, task: str, found: Found) -> tuple[float | None, bool]:
@@ -70,16 +74,21 @@ def cost(study: Study, cell: Cell, found: Found) -> float | None:
 
 
 def affordable(study: Study, cells: Sequence[Cell], found: Found) -> list[Cell]:
-    """The first of the cells that fit in what is left of the study's core-hours."""
+    """The first of the cells that fit in what is left of the study's core-hours; of a task whose cost is not
+    known one, which measures it."""
     limit = study.about.core_hours
     if limit is None:
         return list(cells)
-    spent, fit = used(own_of(study, found)), []
+    spent, fit, tried = used(own_of(study, found)), [], set()
     for cell in cells:
-        spent += cost(study, cell, found) or 0.0
-        if spent > limit:
+        expected = cost(study, cell, found)
+        if expected is None and cell.task in tried:
+            continue
+        spent, before = spent + (expected or 0.0), spent
+        if before >= limit or not spent <= limit:
             break
         fit.append(cell)
+        tried.add(cell.task)
     return fit
 
 
@@ -93,7 +102,7 @@ def status(study: Study, tasks: Iterable[str], found: Found) -> Status:
     left = [t.left for t in each]
     paces = [r.seconds / r.cpu_seconds for r in found.values() if r.cpu_seconds and r.seconds]
     return Status(
-        each, list(_running(study)), used(own), None if None in left else sum(filter(None, left)),
+        each, _running(study), used(own), None if None in left else sum(filter(None, left)),
         median(paces) if paces else None,
     )  # fmt: skip
 
@@ -116,15 +125,10 @@ def _task_status(study: Study, task: str, found: Found, own: Found) -> TaskStatu
     )  # fmt: skip
 
 
-def _running(study: Study) -> Iterable[str]:
+def _running(study: Study) -> list[str] | None:
     """Cells that some command is at: their folders are locked."""
-    for path in sorted(study.folder.glob("*/*/seed-*/.lock")):
-        if not (path.parent / "done.json").exists():
-            try:
-                with locked(path, 0):
-                    pass
-            except Timeout:
-                yield path.parent.relative_to(study.folder).as_posix()
-
-
-STAGES = ("tune", "final", "published", UNTRAINED)
+    locks = sorted(study.folder.glob(f"*/*/seed-*/{LOCK}"))
+    states = {path: held(path) for path in locks if not (path.parent / "done.json").exists()}
+    if None in states.values():
+        return None
+    return [path.parent.relative_to(study.folder).as_posix() for path, state in states.items() if state]
