@@ -146,7 +146,11 @@ def test_the_command_writes_json(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--models", "vgg12"], "did you mean vgg11"), (["--threads", "0"], "numbers above 0")],
+    [
+        (["--models", "vgg12"], "did you mean vgg11"),
+        (["--threads", "0"], "numbers above 0"),
+        (["--threads", "²"], "above 0"),
+    ],
 )
 def test_the_command_refuses_in_one_line(arguments, message):
     done = CliRunner().invoke(app, ["bench", "step", *arguments])

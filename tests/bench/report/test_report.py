@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from aida_bench.report import figures, terminal
@@ -139,3 +140,25 @@ def test_figures_are_the_same_bytes_each_time(tmp_path):
 def test_no_figures_of_nothing_but_divergence(tmp_path):
     assert figures.write_figures(RESULTS[3:], tmp_path) == []
     assert "diverged" in show(RESULTS[3:])
+
+
+NAMES = ("a$x_{$b", "$\\alpha_{", "lr=$1 for $2")
+
+
+@pytest.mark.parametrize("form", ["svg", "png"])
+def test_a_dollar_in_a_name_is_no_formula(tmp_path, form):
+    figure = Figure()
+    one, two = figure.subplots(1, 2)
+    for name in NAMES:
+        one.plot([1, 2], [1, 1000], label=name)
+    one.set_yscale("log")
+    one.legend()
+    one.set_title(NAMES[0])
+    two.set_yticks(range(3), NAMES)
+    two.set_xlabel(NAMES[1])
+    with pytest.raises(ValueError, match=r"ParseFatalException|Expected"):
+        figure.savefig(tmp_path / "before.png")
+    figures.save_figure(figure, tmp_path / f"figure.{form}")
+    # The powers of ten at a logarithmic axis stay what matplotlib makes of them.
+    assert one.get_yticklabels()[0].get_parse_math()
+    assert not two.get_yticklabels()[0].get_parse_math()

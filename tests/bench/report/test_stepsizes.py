@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from math import nan
 from pathlib import Path
 
@@ -108,6 +109,21 @@ def test_a_file_that_is_still_being_written(rows_file):
     assert read_runs([str(rows_file)])[0][""] == whole
 
 
+def test_a_file_that_a_spreadsheet_saved(tmp_path):
+    rows = list(run(2, (10,), time="step"))
+    for form, sink in (("jsonl", JSONL), ("csv", CSV)):
+        path = tmp_path / f"monitor.{form}"
+        sink(path).write(rows)
+        plain = read_runs([str(path)])
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\n", b"\r\n"))
+        assert read_runs([str(path)]) == plain
+
+
+def foreign(folder: Path, name: str, content: bytes) -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
 def damaged(folder: Path) -> Path:
     (folder / "rows.jsonl").write_text('{"kind": "epoch"}\nnonsense\n{}\n')
     return folder / "rows.jsonl"
@@ -150,6 +166,13 @@ def without_mean(folder: Path) -> Path:
         (number_list, "rows.jsonl, line 1 is not a row but [1]: remove the line."),
         (bad_csv, "rows.csv, line 2: mean is 'high', which is no number: correct it."),
         (empty, "rows.jsonl has no rows yet."),
+        (lambda folder: foreign(folder, "a.csv", b"kind,label\nstepsize,\xe9\n"), "a.csv is not UTF-8 ("),
+        (lambda folder: foreign(folder, "a.jsonl", b'{"kind": "\xe9"}\n'), "save it as UTF-8."),
+        (lambda folder: foreign(folder, "a.jsonl", '{"kind": 1}\n'.encode("utf-16")), "is not UTF-8 ("),
+        (
+            lambda folder: foreign(folder, "a.csv", "kind,step\nstepsize,²\n".encode()),
+            "a.csv, line 2: step is '²', which is no number: correct it.",
+        ),
         (other, "rows.txt is neither a folder nor a .jsonl or .csv file of rows."),
         (without_mean, "nothing to draw: no row has 'mean' or 'std'; no row has 'mean'; no"),
     ],
@@ -167,6 +190,7 @@ def test_what_it_cannot_draw_ends_in_one_sentence(tmp_path, make, said):
     ("options", "said"),
     [
         (["--layers", "9"], "--layers 9: no run has it; the layers' numbers go to 3."),
+        (["--layers", "²"], "--layers: '²' is not the number of a layer; give such as 2,11."),
         (["--layers", "one"], "--layers: 'one' is not the number of a layer; give such as 2,11."),
         (["--heat-map", "cosine"], "unknown measure 'cosine': did you mean cos? Valid: mean, std, "),
     ],

@@ -75,4 +75,4 @@ def _number(text: str) -> float:
         value = float(text)
     except ValueError:
         raise ValueError(f"{text!r} is no number") from None
-    return int(value) if value.is_integer() and text.strip().lstrip("+-").isdigit() else value
+    return int(value) if value.is_integer() and text.strip().lstrip("+-").isdecimal() else value

@@ -34,7 +34,7 @@ def chosen(kind: str, asked: str | None, valid: Iterable[str], default: Iterable
 
 
 def counts(threads: str) -> list[int]:
-    if not all(count.strip().isdigit() and int(count) > 0 for count in threads.split(",")):
+    if not all(count.strip().isdecimal() and int(count) > 0 for count in threads.split(",")):
         raise UserError(f"--threads {threads} is not a list of numbers above 0, such as 1,2.")
     return [int(count) for count in threads.split(",")]
 

@@ -78,6 +78,6 @@ def _beside(source: Path) -> Path:
 
 
 def _number(text: str) -> int:
-    if not text.strip().isdigit() or int(text) < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise UserError(f"--layers: {text.strip()!r} is not the number of a layer; give such as 2,11.")
     return int(text)

@@ -25,8 +25,28 @@ def save_figure(figure: Figure, path: Path, description: str | None = None) -> N
     metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
     if description is not None:
         metadata["Description"] = description
+    _as_written(figure)
     with rc_context({"svg.hashsalt": path.name}), replaced(path) as beside:
         figure.savefig(beside, format=path.suffix[1:], metadata=metadata)
+
+
+def _as_written(figure: Figure) -> None:
+    """No text is a formula, whatever $ a name has in it, but the numbers that matplotlib writes itself."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+    axis = [each for axes in figure.axes for each in (axes.xaxis, axes.yaxis)]
+    own = (FixedFormatter, FuncFormatter)
+    numbers = {
+        label
+        for each in axis
+        for minor in (False, True)
+        if not isinstance(each.get_minor_formatter() if minor else each.get_major_formatter(), own)
+        for label in (*each.get_ticklabels(minor=minor), each.get_offset_text())
+    }
+    for text in figure.findobj(Text):
+        if text not in numbers:
+            text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def learning_curves(results: Sequence[Result]) -> Figure | None:

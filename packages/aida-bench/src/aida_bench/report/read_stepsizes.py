@@ -92,7 +92,7 @@ def _file(path: Path) -> Runs:
 
 
 def _json_lines(path: Path) -> list[Row]:
-    rows, text = [], path.read_text(encoding="utf-8")
+    rows, text = [], _text(path)
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -107,8 +107,16 @@ def _json_lines(path: Path) -> list[Row]:
     return rows
 
 
+def _text(path: Path) -> str:
+    """Spreadsheets begin a file with a mark, which is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}): save it as UTF-8.") from error
+
+
 def _csv(path: Path) -> list[Row]:
-    text, rows = path.read_text(encoding="utf-8"), []
+    text, rows = _text(path), []
     table = csv.DictReader(
         text[: text.rfind("\n") + 1].splitlines()
     )  # a monitor is still writing what follows
@@ -128,6 +136,6 @@ def _cell(key: str, text: str, place: str) -> Any:
         return text
     try:
         number = float(text)
-        return (int(text) if text.isdigit() else number) if isfinite(number) else None
+        return (int(text) if text.isdecimal() else number) if isfinite(number) else None
     except ValueError as error:
         raise UserError(f"{place}: {key} is {text[:40]!r}, which is no number: correct it.") from error
