@@ -19,8 +19,8 @@ from aida_bench.__main__ import main
 from aida_bench.cli import conclusion
 from aida_bench.data import fetch
 from aida_bench.errors import UserError
-from aida_bench.execution.check import LAST_SEED
 from aida_bench.report import figures
+from aida_bench.seeds import LAST_SEED
 from aida_bench.settings import read_grid, read_settings, write_setting
 from aida_bench.storage import environment
 from aida_bench.storage.environment import PLACE

@@ -46,7 +46,6 @@ WRONG = [
     )),
     ("epochs = 2", "epochs = 0", "epochs in .* is 0: write a number above 0"),
     ("limit_batches = 2", "limit_batches = 0", "limit_batches in .* is 0: write a number above 0"),
-    ('model = "mlp"', 'model = "nope"', r"model of \[tasks.digits\] in study.toml 'nope'"),
     ('preset = "small"', 'preset = "smal"', "preset of .* 'smal': did you mean small"),
     ("seeds = [0, 1]", "seeds = [0, 1, 0]", "seeds in .* has 0 twice: leave one of them out"),
     ("seeds = [100]", "seeds = []", r"seeds of \[tuning\] .* is an empty list"),

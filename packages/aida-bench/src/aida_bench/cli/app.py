@@ -25,7 +25,6 @@ from aida_bench.cli.run_options import (
 )
 from aida_bench.errors import UserError
 from aida_bench.execution import torchrun
-from aida_bench.seeds import check_seeds
 from aida_bench.settings import HELP, read_grid, read_settings
 
 app = typer.Typer(

@@ -43,6 +43,8 @@ kind (cuda:0 is cuda:1), as each kind draws in its own way, and several `devices
 own. `epochs` may grow: see `Run.load`."""
 CARRIED_OUT = ("threads", "workers")
 """What changes rounding at most: a run that has begun keeps its own, unless it is given others."""
+TOLD = ("higher",)
+"""What says how its rows are read, and may be told later."""
 SEALED = ("config.json", "rows.jsonl", "timings.jsonl")
 REDONE = "delete done.json there and go on: the run is made whole again"
 
@@ -174,7 +176,7 @@ def _refuse_other(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
     found = found if isinstance(found, dict) else {}
     for key in dict.fromkeys((*wanted, *found)):
         mine, theirs = found.get(key), wanted.get(key)
-        if key in CARRIED_OUT or _kind(key, mine) == _kind(key, theirs):
+        if key in CARRIED_OUT + TOLD or _kind(key, mine) == _kind(key, theirs):
             continue
         if key == "epochs" and isinstance(mine, int) and isinstance(theirs, int) and 0 < mine < theirs:
             continue

@@ -24,13 +24,11 @@ def check(study: Study) -> None:
 
 
 def check_names(study: Study) -> None:
-    """Raises UserError for a preset, model or recipe that a task does not have, whose class is imported."""
+    """Raises UserError for a preset or recipe that a task does not have, whose class is imported."""
     name, published = study.path.name, study.published
     found = {label: presets_of(each.task) for label, each in study.tasks.items()}
     for label, each in study.tasks.items():
         preset = found[label][choose(f"preset of [tasks.{label}] in {name}", each.preset, found[label])]
-        if each.model is not None:
-            choose(f"model of [tasks.{label}] in {name}", each.model, preset.models)
         for optimizer in study.optimizers_of(label):
             if recipe := study.optimizers[optimizer].recipe:
                 choose(f"recipe of [optimizers.{optimizer}] in {name}, on {label},", recipe, preset.recipes)
