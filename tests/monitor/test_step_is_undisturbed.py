@@ -42,21 +42,21 @@ class Slow:
 
     failed, stepped = {}, True
 
-    def __init__(self, log, rows):
-        self.log, self.made = log, rows
+    def __init__(self, log, record):
+        self.log, self.record = log, record
 
     def ready(self):
         return False
 
-    def rows(self):
+    def rows(self, step):
         self.log.append("waited")
-        return self.made
+        return self.record.rows(step)
 
 
 def test_a_step_never_waits_for_a_record(monkeypatch):
     optimizer, log = aida.Aida(parameters()), []
     collect = watch.collect
-    monkeypatch.setattr(watch, "collect", lambda *a: Slow(log, collect(*a).rows()))
+    monkeypatch.setattr(watch, "collect", lambda *a: Slow(log, collect(*a)))
     monitor = StepsizeMonitor(optimizer, every=1)
     train(optimizer, range(5))
     assert log == []

@@ -258,7 +258,7 @@ def test_layers_without_gradients_are_left_out_until_they_have_some():
         set_gradients([used, later], 1)
         optimizer.step()
     found = [(row.get("parameter"), row["step"]) for row in monitor.rows]
-    assert found == [("0", 1), (None, 1), ("0", 2), ("1", 1), (None, 2)]
+    assert found == [("0", 1), (None, 1), ("0", 2), ("1", 2), (None, 2)]
 
 
 def test_names_lose_what_wrappers_put_before_them():

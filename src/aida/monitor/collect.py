@@ -26,6 +26,7 @@ from .definitions import Definition, definition_for, stepped, unknown
 from .layer_sums import BINS, EXTREMES, SUMS, as_real, histogram_top, layer_sums, sums_dtype
 from .names import named_layers, unwrapped
 from .schema import Row
+from .steps import has_gradient, steps_taken
 
 Select = Callable[[str, Tensor], bool]
 """Whether a layer is measured, of its name and its parameter."""
@@ -45,17 +46,9 @@ class Part:
     pooled: bool
     has_g: bool
     has_m: bool
+    in_step: bool
     decay: float
     batch: Any  # what tells the layers apart whose rule is called at once
-
-    def row(
-        self, s: measures.Sums, counts: Any, has_g: bool, coefficients: tuple[float, float] | None
-    ) -> Row:
-        numel = int(s["n"]) // (2 if self.parameter.is_complex() else 1)
-        about = {"kind": "stepsize", "step": int(s["step"]), "layer": self.number,
-                 "parameter": self.name, "numel": numel}  # fmt: skip
-        of_u = measures.stepsizes(s, counts, histogram_top(self.cap), self.cap, self.pooled)
-        return about | of_u | measures.directions(s, has_g, self.has_m, coefficients)
 
 
 class Measured:
@@ -92,7 +85,7 @@ class Measured:
         of_step = {key: sum(exact[part][key] for part in in_step) for key in (*GRAM, "updates")}
         return whole | {key: max(x[key] for x in own) for key in EXTREMES} | of_step
 
-    def row(self, s: measures.Sums, coefficients: tuple[float, float] | None) -> Row:
+    def row(self, step: int, s: measures.Sums, coefficients: tuple[float, float] | None) -> Row:
         """Raises ValueError where it cannot be told."""
         first = self.parts[0]
         if any(x[0] != x[0] for x in self._sums):
@@ -103,11 +96,16 @@ class Measured:
                 "often, so that their stepsizes have different caps"
             )
         counts = np.sum([x[len(SUMS) :] for x in self._sums], 0).round().astype("int64")
-        return first.row(s, counts, self.in_step[0].has_g, coefficients)
+        numel = int(s["n"]) // (2 if first.parameter.is_complex() else 1)
+        about = {"kind": "stepsize", "step": step, "layer": first.number, "parameter": first.name,
+                 "numel": numel}  # fmt: skip
+        of_u = measures.stepsizes(s, counts, histogram_top(first.cap), first.cap, first.pooled)
+        has_g, moved = self.in_step[0].has_g, any(part.in_step for part in self.parts)
+        return about | of_u | measures.directions(s, has_g, first.has_m, coefficients, moved)
 
 
 class Pending:
-    """A record under way from the device; rows() waits for it, ready() says whether it would have to.
+    """A record under way from the device; rows(step) waits for it, ready() says whether it would have to.
 
     failed: what could not be measured, by its name; rows() adds to it. stepped: whether any layer was.
     """
@@ -139,7 +137,7 @@ class Pending:
     def ready(self) -> bool:
         return all(event.query() for event in self.events.values())
 
-    def rows(self) -> list[Row]:
+    def rows(self, step: int) -> list[Row]:
         for event in self.events.values():
             event.synchronize()
         arrays = {device: [x.double().numpy() for x in table] for device, table in self.tables.items()}
@@ -159,7 +157,7 @@ class Pending:
             try:
                 if isinstance(pair := coefficients.get(number), Exception):
                     raise pair
-                rows.append(layer.row(products[number], pair))
+                rows.append(layer.row(step, products[number], pair))
             except Exception as error:
                 self.failed[layer.parts[0].name] = error
         return rows
@@ -206,6 +204,7 @@ def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select 
             broken.append(part)
             return FAILED
 
+    known = has_gradient(optimizer)  # which layers were in the step
     named: list[Any] = []
     numbers: dict[int, int] = {}  # of the layers that are measured, by their number among all
     for number, name, part, p, group in named_layers(optimizer, model) if define else ():
@@ -219,7 +218,8 @@ def collect(optimizer: Optimizer, model: torch.nn.Module | None, select: Select 
         state = optimizer.state.get(p)
         if name in failed or not state or not define:
             continue
-        given = optimizer, define, number, name, part, p, group, state, select is None
+        in_step = p.grad is not None or not known
+        given = optimizer, define, number, name, part, p, group, state, in_step, select is None
         found = tried(partial(_measure, *given), name, part)
         if found is FAILED or found is None:
             continue
@@ -241,6 +241,7 @@ def _measure(
     p: Tensor,
     group: Any,
     state: Any,
+    in_step: bool,
     every: bool,
 ) -> tuple[Part, Tensor, Tensor] | None:
     """What is said of a part, and its sums; None where there is nothing yet. every: all are measured."""
@@ -254,7 +255,7 @@ def _measure(
     # A rule that mixes layers has to see all of them; of some, its coefficients would be others.
     rule = None if getattr(d.rule, "mixes_layers", False) and not every else d.rule
     batch = (id(group), p.device, p.dtype)
-    has = g is not None, d.m is not None
+    has = g is not None, d.m is not None, in_step
     measured = Part(number, name, part, p, d.cap, rule, d.pooled, *has, d.weight_decay, batch)
     return measured, *layer_sums(*local_layer(part, p, g, d))
 
@@ -332,7 +333,7 @@ def layer_stepsizes(
         warnings.warn(f"no rows: {unknown(optimizer)}", stacklevel=2)
         return []
     pending = collect(optimizer, model, select)
-    rows = pending.rows()
+    rows = pending.rows(steps_taken(optimizer) or 0)
     for name, error in pending.failed.items():
         raise RuntimeError(f"layer {name} cannot be measured: {error}") from error
     return rows

@@ -94,6 +94,8 @@ def spread(rows: Iterable[Row]) -> Row:
 def record(rows: Sequence[Row], **about: Any) -> list[Row]:
     """What sinks take of one step: the layers' rows, then their spread; `about`, such as run, in each.
 
+    All have one step, the largest of those that the rows have: members side by side may count apart.
+
     Example:
         >>> from aida.monitor import Memory
         >>> from aida.monitor.measures import record
@@ -102,8 +104,9 @@ def record(rows: Sequence[Row], **about: Any) -> list[Row]:
         >>> [(row["kind"], row["run"], row["mean"]) for row in memory.rows]
         [('stepsize', 'first', 2.0), ('spread', 'first', 2.0)]
     """
-    whole = [*rows, {**spread(rows), "step": rows[0]["step"]}]
-    return [{"kind": row["kind"], **about, **row} for row in whole]
+    step = max(row["step"] for row in rows)
+    whole = [*rows, {**spread(rows), "step": step}]
+    return [{"kind": row["kind"], **about, **row, "step": step} for row in whole]
 
 
 @quiet
@@ -150,10 +153,12 @@ def products(s: Sums, pooled: bool, decay: float) -> Sums:
 
 
 @quiet
-def directions(s: Sums, has_g: bool, has_m: bool, coefficients: tuple[float, float] | None) -> Row:
+def directions(
+    s: Sums, has_g: bool, has_m: bool, coefficients: tuple[float, float] | None, moved: bool = True
+) -> Row:
     """All that a row says of a layer's gradient, momentum, parameter and update, from its products.
 
-    coefficients: the layer's (alpha, beta), None where they are not known.
+    coefficients: the layer's (alpha, beta), None where they are not known. moved: whether it was stepped.
     """
     gg, gm, mm, dd, pp, updates = (np.float64(s[key]) for key in ("gg", "gm", "mm", "dd", "pp", "updates"))
     both = has_g and has_m
@@ -163,7 +168,7 @@ def directions(s: Sums, has_g: bool, has_m: bool, coefficients: tuple[float, flo
         "m_norm": _root(mm) if has_m else None,
         "p_norm": _root(pp),
         "residual": residual(*coefficients, gg, gm, mm, dd) if both and coefficients else None,
-        "update_ratio": update_ratio(updates, pp) if has_g or has_m else None,
+        "update_ratio": update_ratio(updates, pp) if moved and (has_g or has_m) else None,
     }
 
 

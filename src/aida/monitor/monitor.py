@@ -17,12 +17,13 @@ from torch.optim import Optimizer
 from .. import sharding
 from ..optimizers.release import is_released
 from .collect import Pending, Select, collect
-from .definitions import counter, definition_for, on_host, unknown
+from .definitions import definition_for, unknown
 from .files import RowFile
 from .measures import record
 from .names import unwrapped, warn_of_another_model
 from .schema import Row, new_run
 from .sinks import MEMORY, Memory, Sink, Sinks, as_sinks
+from .steps import has_gradient, is_skipped, steps_taken
 
 SAME = {"stepsize": ("layer", "parameter", "numel"), "spread": ("layers",)}
 """By the kind of a file's last row, what it shares with the rows of a run that goes on."""
@@ -93,8 +94,8 @@ class StepsizeMonitor:
         if all_ranks and run is None and sharding.active():
             self.run = _agreed(new_run(type(optimizer).__name__))
         self._writes = all_ranks or not sharding.active() or dist.get_rank() == 0
-        self._step: int | None = None  # unknown before the first step that is seen
-        self._before = _steps_taken(optimizer, wait=True) or 0
+        self._before = self._step = steps_taken(optimizer) or 0
+        self._is_new = True  # no step has been counted yet since the monitor was made or a state loaded
         self._pending: deque[tuple[int, Pending]] = deque()
         self._warned: set[str] = set()
         # Compiled, the record would be traced, in a graph for every layer.
@@ -117,7 +118,7 @@ class StepsizeMonitor:
             hook.remove()
         self._hooks.clear()
         self.flush()
-        if self._step is None:
+        if self._is_new:
             warnings.warn(
                 "StepsizeMonitor has seen no step of its optimizer: make it of the optimizer whose step() is "
                 "called, after any wrapper has replaced it",
@@ -160,23 +161,27 @@ class StepsizeMonitor:
             self._write()
             if not self._counts():
                 return
-            if self._step == 1 or self._step % self.every == 0:  # type: ignore[operator]
-                self._pending.append((self._step, collect(self.optimizer, self.model, self.select)))  # type: ignore[arg-type]
+            if self._step == 1 or self._step % self.every == 0:
+                self._pending.append((self._step, collect(self.optimizer, self.model, self.select)))
                 self._write()
 
     def _counts(self) -> bool:
-        """Count this step; False where none has been taken: no gradients, or states made beforehand."""
-        if self._step is not None:
-            self._step += 1
-            return True
-        taken = _steps_taken(self.optimizer, wait=False)
-        self._step = self._before + 1 if taken is None else taken or None
-        return self._step is not None
+        """Count this step; False where none was taken: without gradients, skipped, or to make states.
+
+        Where gradients do not tell, the layers' own counts do, as far as the host knows them. Ranks that
+        share layers count alike.
+        """
+        told = sharding.active() or (has_gradient(self.optimizer) and not is_skipped(self.optimizer))
+        taken = None if told and not self._is_new else steps_taken(self.optimizer, wait=False)
+        if taken == 0 or not (told or taken is None or taken > self._step):
+            return False
+        self._step, self._is_new = max(self._step + 1, taken or 0), False
+        return True
 
     def _count_anew(self, optimizer: Any) -> None:
-        self._step = None
+        self._is_new = True
         with self._harmless("", lambda: "StepsizeMonitor cannot read the steps of the loaded state"):
-            self._before = _steps_taken(self.optimizer, wait=True) or 0
+            self._before = self._step = steps_taken(self.optimizer) or 0
 
     def _write(self, all_of_them: bool = False) -> None:
         """Write the records that have reached the host; never waits unless it is for all of them."""
@@ -186,8 +191,8 @@ class StepsizeMonitor:
                 self._write_one(step, pending)
 
     def _write_one(self, step: int, pending: Pending) -> None:
-        rows = pending.rows() if self._writes else []
-        if not pending.stepped and self._step is not None and not sharding.active():  # ranks count alike
+        rows = pending.rows(step) if self._writes else []
+        if not (pending.stepped or self._is_new or sharding.active()):
             self._step -= 1  # a device has reported that no step was taken
         for name, error in pending.failed.items():
             said = f"StepsizeMonitor dropped layer {name} from the record of step {step}"
@@ -198,7 +203,7 @@ class StepsizeMonitor:
             self.run = self._continued(record(rows)) or new_run(type(self.optimizer).__name__)
         about = {"run": self.run} | ({"optimizer": self.name} if self.name else {})
         for number, sink in enumerate(self.sinks):
-            said = f"{type(sink).__name__} could not write the record of step {rows[0]['step']}"
+            said = f"{type(sink).__name__} could not write the record of step {step}"
             with self._harmless(f"sink {number}", lambda said=said: said):
                 sink.write(record(rows, **about))
 
@@ -260,21 +265,6 @@ def _check_watchable(optimizer: Any, model: Any) -> None:
             "release_gradients steps this optimizer in backward, where no step() is seen: call "
             "aida.monitor.layer_stepsizes(optimizer, model) after backward instead"
         )
-
-
-def _steps_taken(optimizer: Optimizer, wait: bool) -> int | None:
-    """The largest step count of the optimizer's layers; None where the host would have to wait for it."""
-    define: Any = definition_for(optimizer)
-    found = [0]
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if state := optimizer.state.get(p):
-                count = counter(group, state)
-                count = define(optimizer, group, state).step if count is None else count
-                if not wait and not on_host(count):
-                    return None
-                found.append(int(count))
-    return max(found)
 
 
 def _agreed(run: str) -> str:

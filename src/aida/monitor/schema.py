@@ -1,14 +1,16 @@
 """The rows that a record is made of: plain dictionaries that JSON can hold.
 
 A layer row, of kind "stepsize", one per layer and record; u are the layer's adaptive stepsizes:
-  step (optimizer steps taken), layer (its number, from 1), parameter (its name; name[0:64] of a slice, and of
-  several tensors the name that the optimizer's `layers` gives them), numel;
+  step (optimizer steps taken, one number in all rows of a record), layer (its number, from 1),
+  parameter (its name; name[0:64] of a slice, and of several tensors the name that the optimizer's `layers`
+  gives them), numel;
   mean, std (population), min, max, p05, p25, p50, p75, p95 of u; histogram of u;
   cap (the largest u that eps allows), capped (the fraction of elements with u >= 0.99 cap);
   cos (of the angle between g and m), g_norm, m_norm, p_norm (Euclidean);
   residual (|r|/|m|, r what enters v squared), update_ratio (|update|/|p|, without weight decay).
 Percentiles are read from the histogram, to within one bin, 1.1 %. What an optimizer or a layer does not have
-is None.
+is None: a layer without a gradient in the step, such as a frozen one, keeps the u that its last step left,
+and has no cos, g_norm, residual or update_ratio.
 A spread row, of kind "spread", one a record: step, layers (how many), and mean, std, min, max and
 ratio = std/mean of the layers' average stepsizes. It comes last: without it a record is not whole.
 In all rows of a monitor: run (what keeps runs apart in one file); optimizer, where there are several.
