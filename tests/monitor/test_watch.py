@@ -4,7 +4,6 @@ import copy
 import csv
 import json
 import resource
-import warnings
 
 import pandas
 import pytest
@@ -207,15 +206,6 @@ def test_a_full_disk_does_not_stop_training():
     with warned as caught, StepsizeMonitor(optimizer, every=1, to=[JSONL("/dev/full")]):
         train(optimizer, range(3))
     assert len(caught) == 1
-
-
-def test_a_monitor_that_saw_no_step_says_so():
-    _, optimizer = model_and_optimizer()
-    monitor = StepsizeMonitor(optimizer)
-    with pytest.warns(UserWarning, match="has seen no step"):
-        monitor.close()
-    with warnings.catch_warnings(action="error"):
-        monitor.close()
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "10"])

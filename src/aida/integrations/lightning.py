@@ -64,7 +64,7 @@ class StepsizeCallback(Watching, Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """End watching."""
-        self.close()
+        self.close(failed=True)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End watching."""

@@ -58,7 +58,7 @@ class Watching:
 
     def begin(self, optimizers: Sequence[Any], model: Any, has_logger: bool) -> None:
         """Watch the optimizers, and no longer those of a training before this one."""
-        self.close()
+        self.close(failed=True)  # one that has ended well is closed
         found = [
             unwrapped(getattr(o, "optimizer", o) if not isinstance(o, Optimizer) else o) for o in optimizers
         ]
@@ -73,10 +73,10 @@ class Watching:
             for o, name in zip(known, names, strict=True)
         )
 
-    def close(self) -> None:
-        """Stop watching and write what is under way."""
+    def close(self, failed: bool = False) -> None:
+        """Stop watching and write what is under way. failed: whether training has ended in an error."""
         for monitor in self.monitors:
-            monitor.close()
+            monitor.close(failed)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "monitors": ()}

@@ -96,6 +96,7 @@ class StepsizeMonitor:
         self._writes = all_ranks or not sharding.active() or dist.get_rank() == 0
         self._before = self._step = steps_taken(optimizer) or 0
         self._is_new = True  # no step has been counted yet since the monitor was made or a state loaded
+        self._has_seen = False  # any step() at all
         self._pending: deque[tuple[int, Pending]] = deque()
         self._warned: set[str] = set()
         # Compiled, the record would be traced, in a graph for every layer.
@@ -110,15 +111,18 @@ class StepsizeMonitor:
         """The sinks, by their former name."""
         return self.sinks
 
-    def close(self) -> None:
-        """Stop watching and write what is under way. Closing twice does nothing more."""
+    def close(self, failed: bool = False) -> None:
+        """Stop watching and write what is under way. Closing twice does nothing more.
+
+        failed: whether training has ended in an error. Else a monitor that has seen no step warns.
+        """
         if not self._hooks:
             return
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
         self.flush()
-        if self._is_new:
+        if not (self._has_seen or failed):
             warnings.warn(
                 "StepsizeMonitor has seen no step of its optimizer: make it of the optimizer whose step() is "
                 "called, after any wrapper has replaced it",
@@ -135,7 +139,7 @@ class StepsizeMonitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=kind is not None)
 
     @property
     def rows(self) -> list[Row]:
@@ -157,6 +161,7 @@ class StepsizeMonitor:
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return  # a graph would replay the record, which nothing reads
+        self._has_seen = True
         with self._harmless("", lambda: f"StepsizeMonitor dropped the record of step {self._step}"):
             self._write()
             if not self._counts():
