@@ -10,7 +10,8 @@ from torch import nn
 import aida
 from aida.integrations import composer
 from aida.monitor import layer_stepsizes
-from helpers.members import MEMBERS, train
+from helpers import layered
+from helpers.members import MEMBERS, OWN, train
 from helpers.peers import needed
 
 
@@ -59,6 +60,57 @@ def test_the_update_is_how_far_the_parameter_went():
     metrics = reported(model, optimizer)
     for old, (name, p) in zip(before, model.named_parameters(), strict=True):
         assert metrics[f"l2_norm/update/{name}"] == pytest.approx((p - old).norm().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("layers", layered.LAYERS, ids=["module", "mixed"])
+@pytest.mark.parametrize(("member", "own"), [(c, own) for c, settings in OWN.items() for own in settings])
+def test_layers_of_slices_and_of_several_tensors(member, own, layers):
+    """They are of the whole tensor, as it moved; what its layer's other tensors tell is left out."""
+    params = layered.parameters()
+    named = dict(zip(layered.NAMES, params, strict=True))
+    cls = getattr(composer, member.__name__)
+    optimizer = cls([*named.items()], layers=layers, **layered.SHARED, **own)
+    for t in (1, 2):
+        before = {name: p.detach().clone() for name, p in named.items()}
+        layered.gradients(params, t)
+        optimizer.step()
+    rows = {row["parameter"]: row for row in layer_stepsizes(optimizer)}
+    metrics = {}
+    for name, p in named.items():
+        metrics |= optimizer.report_per_parameter_metrics(p, name, metrics)
+    post = optimizer.param_groups[0].get("layerwise") == "post"
+    for name, p in named.items():
+        of_p = [
+            (rows[called], layer)
+            for called, layer in zip(layered.CALLED[layers], layered.LAYERS[layers], strict=True)
+            if any(part == name for part, _ in layer)
+        ]
+        shared = len(of_p[0][1]) > 1
+        m = optimizer.state[p]["exp_avg"]
+        assert metrics[f"l2_norm/moment/{name}"] == pytest.approx(m.norm().item(), rel=1e-12)
+        assert metrics[f"l2_norm/param/{name}"] == pytest.approx(p.norm().item(), rel=1e-12)
+        said = {f"l2_norm/update/{name}", f"stepsize/mean/{name}", f"stepsize/weight/{name}"} & {*metrics}
+        assert len(said) == (0 if post and shared else 3)
+        if said:
+            moved = (p.detach() - before[name]).norm().item()
+            assert metrics[f"l2_norm/update/{name}"] == pytest.approx(moved, rel=1e-9)
+            assert metrics[f"stepsize/weight/{name}"] == p.numel()
+        if said and not shared:
+            mean = sum(row["mean"] * row["numel"] for row, _ in of_p) / p.numel()
+            assert metrics[f"stepsize/mean/{name}"] == pytest.approx(mean, rel=1e-12)
+    again = optimizer.dist_reduce_metrics(optimizer.pre_reduce_metrics(metrics))
+    assert again == pytest.approx(metrics, rel=1e-12)
+
+
+def test_what_cannot_be_measured_is_warned_of_and_training_goes_on():
+    model, optimizer = stepped(composer.Aida)
+    first, *others = model.named_parameters()
+    del optimizer.state[first[1]]["exp_avg_var"]
+    with pytest.warns(
+        UserWarning, match=r"no metrics of 0\.weight \(KeyError: 'exp_avg_var'\); training goes on"
+    ):
+        metrics = reported(model, optimizer)
+    assert {key.partition("/mean/")[2] for key in metrics if "/mean/" in key} == {name for name, _ in others}
 
 
 def test_pieces_of_two_ranks_make_the_layers_metrics(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import sqrt
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import optimizers
-from ..monitor.collect import local_layer
+from ..monitor.collect import definition_of, local_layer
 from ..monitor.definitions import definition_for, stepped
 from ..monitor.layer_sums import EXTREMES, SUMS, layer_sums
 from ..monitor.measures import products
@@ -19,35 +20,29 @@ MEAN, WEIGHT = "stepsize/mean/", "stepsize/weight/"
 
 
 class Reporting:
-    """What OptimizerMonitor calls: each layer's metrics, and their reduction over ranks that hold pieces.
+    """What OptimizerMonitor calls: each parameter's metrics, and their reduction over ranks that hold pieces.
 
     l2_norm/moment, l2_norm/param and l2_norm/update are norms of m, p and the update (without decay), and
     stepsize/mean is the mean of the stepsizes u, over stepsize/weight elements. OptimizerMonitor itself adds
-    l2_norm/grad. On several ranks they are of the rank's piece until dist_reduce_metrics makes them the whole
-    layer's. With layerwise="post" a piece does not know the layer's update, which is then left out.
+    l2_norm/grad. They are of whole parameters, whatever slices of them are layers. On several ranks they are
+    of the rank's piece until dist_reduce_metrics makes them the whole parameter's. With layerwise="post" a
+    piece does not know its update, which is then left out; a parameter that shares its layer with others
+    knows neither its update nor its stepsize.
     """
 
     def report_per_parameter_metrics(
         self: Any, param: Tensor, name: str, optimizer_metrics: dict[str, Any]
     ) -> dict[str, Any]:
-        """Add the metrics of a parameter that has been stepped, and return them all."""
-        state = self.state.get(param)
-        group = next((g for g in self.param_groups if any(p is param for p in g["params"])), None)
-        if group is None or not state or not stepped(group, state):
-            return optimizer_metrics
-        define: Any = definition_for(self)
-        d = define(self, group, state)
-        p, _, d = local_layer(param, param, None, d)
-        if not p.numel():
-            return optimizer_metrics
-        sums, extremes = (x.tolist() for x in layer_sums(p, None, d))
-        s = dict(zip(SUMS, sums, strict=False)) | dict(zip(EXTREMES, extremes, strict=True))
-        squares = {"moment": s["mm"], "param": s["pp"], "update": products(s, d.pooled, 0.0)["updates"]}
-        if d.pooled and _ranks() > 1:
-            del squares["update"]
-        u, weight = (s["u_moved"], s["moved"]) if d.pooled and s["moved"] else (s["u"], s["n"])
-        optimizer_metrics |= {f"l2_norm/{key}/{name}": sqrt(x) for key, x in squares.items()}
-        optimizer_metrics |= {f"{MEAN}{name}": u / weight, f"{WEIGHT}{name}": weight}
+        """Add the metrics of a parameter that has been stepped, and return them all.
+
+        What fails is warned of and left out: a training does not end for its metrics.
+        """
+        try:
+            optimizer_metrics.update(_metrics(self, param, name))
+        except Exception as error:
+            warnings.warn(
+                f"no metrics of {name} ({type(error).__name__}: {error}); training goes on", stacklevel=2
+            )
         return optimizer_metrics
 
     def pre_reduce_metrics(self, optimizer_metrics: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +62,36 @@ class Reporting:
             dist.all_reduce(sums)
         total = dict(zip(keys, sums.tolist(), strict=True))
         return {key: _reduced(key, x, total) for key, x in total.items()}
+
+
+def _metrics(optimizer: Any, p: Tensor, name: str) -> dict[str, float]:
+    state = optimizer.state.get(p)
+    group = next((g for g in optimizer.param_groups if any(x is p for x in g["params"])), None)
+    if group is None or not state or not stepped(group, state):
+        return {}
+    layers = [_sums(optimizer, part, p, group, state) for part in optimizer.layering.rows(p)]
+    total = {key: sum(sums[key] for sums in layers) for key in layers[0]}
+    if not total["weight"]:
+        return {}
+    post, shared = group.get("layerwise") == "post", optimizer.layering.key(p) is not None
+    said = ["moment", "param"] if post and (shared or _ranks() > 1) else ["moment", "param", "update"]
+    metrics = {f"l2_norm/{key}/{name}": sqrt(total[key]) for key in said}
+    if not (post and shared):
+        metrics |= {f"{MEAN}{name}": total["u"] / total["weight"], f"{WEIGHT}{name}": total["weight"]}
+    return metrics
+
+
+def _sums(optimizer: Any, part: Any, p: Tensor, group: Any, state: Any) -> dict[str, float]:
+    """Squares of norms, and the sum and the number of stepsizes, of this rank's piece of a layer."""
+    d = definition_of(definition_for(optimizer), optimizer, part, p, group, state)
+    here, _, d = local_layer(part, p, None, d)
+    if not here.numel():
+        return dict.fromkeys(("moment", "param", "update", "u", "weight"), 0.0)
+    sums, extremes = (x.tolist() for x in layer_sums(here, None, d))
+    s = dict(zip(SUMS, sums, strict=False)) | dict(zip(EXTREMES, extremes, strict=True))
+    u, weight = (s["u_moved"], s["moved"]) if d.pooled and s["moved"] else (s["u"], s["n"])
+    update = products(s, d.pooled, 0.0)["updates"]
+    return {"moment": s["mm"], "param": s["pp"], "update": update, "u": u, "weight": weight}
 
 
 def _summable(key: str, x: Any, metrics: dict[str, Any]) -> Any:

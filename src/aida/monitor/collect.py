@@ -247,9 +247,7 @@ def _measure(
     """What is said of a part, and its sums; None where there is nothing yet. every: all are measured."""
     if not p.numel() or not stepped(group, state):
         return None
-    d = define(optimizer, group, state)
-    if part is not p and group.get("layerwise") == "pre":
-        d = replace(d, v=d.v[part.number])
+    d = definition_of(define, optimizer, part, p, group, state)
     g = p.grad if p.grad is not None and p.grad.layout is torch.strided else None
     g = None if isinstance(g, FreedGradient) else g
     # A rule that mixes layers has to see all of them; of some, its coefficients would be others.
@@ -258,6 +256,12 @@ def _measure(
     has = g is not None, d.m is not None, in_step
     measured = Part(number, name, part, p, d.cap, rule, d.pooled, *has, d.weight_decay, batch)
     return measured, *layer_sums(*local_layer(part, p, g, d))
+
+
+def definition_of(define: Any, optimizer: Any, part: Any, p: Tensor, group: Any, state: Any) -> Definition:
+    """That of a parameter, or of a Slice of it, which has its own entry of a pooled v."""
+    d = define(optimizer, group, state)
+    return replace(d, v=d.v[part.number]) if part is not p and group.get("layerwise") == "pre" else d
 
 
 def local_layer(
