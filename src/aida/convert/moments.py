@@ -53,7 +53,7 @@ def _without_eps(
         real.sub_(inside)
         # What rounding leaves of it: half a unit in the last place or so at each of 1/(1-b2) steps.
         room = inside * min(1.0, torch.finfo(v.dtype).eps / (1 - b2))
-        if bool((sharding.shard(real) < -room).any()):
+        if _sum(real < -room) > 0:
             raise ValueError(
                 f"v of parameter {pair.label} is smaller than what eps alone adds up to in {step:.0f} steps, "
                 f"{inside:.3g}: {name} ran with another eps, or stepped this parameter less often than it "
@@ -62,5 +62,10 @@ def _without_eps(
             )
         real.clamp_(min=0)
     if pooled and v.dim() == pair.p.dim() and v.dim() > 0:
-        return (real.sum() / max(pair.p.numel(), 1)).to(full.to_real() if full.is_complex else full)
+        return (_sum(real) / max(pair.p.numel(), 1)).to(full.to_real() if full.is_complex else full)
     return wide.to(full)
+
+
+def _sum(x: Any) -> Tensor:
+    """Over the whole of a tensor, alike on every rank that has a piece of it."""
+    return x.sum().full_tensor() if sharding.is_dtensor(x) else x.sum()
