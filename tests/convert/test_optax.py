@@ -27,6 +27,13 @@ class ScaleByAdamState(ScaleByBeliefState):
     pass
 
 
+class ScaleByAidaState(ScaleByBeliefState):
+    """As aida_jax has it."""
+
+
+ScaleByAidaState.__module__ = "aida_jax.transform"
+
+
 def gradients(params, t):
     set_gradients(params, t, 0.1)
     return [p.grad.numpy() for p in params]
@@ -137,6 +144,16 @@ def refusals():
         "have names and the optimizer's parameters have none",
     )
     yield state._replace(nu=nu[:2]), TOLD, "mu and nu of this optax state have different names"
+    yield (
+        state._replace(count=np.array([3, 4])),
+        TOLD,
+        r"count of this optax state is .*3, 4.*: .* one number",
+    )
+    yield state._replace(count=None), TOLD, "count of this optax state is None: .* one number"
+    yield state._replace(count="three"), TOLD, "count of this optax state is 'three': .* one number"
+    yield state._replace(mu=[*mu[:2], "x"]), TOLD, "'2' of this optax state is a str, where an array is exp"
+    yield ScaleByAidaState(3, mu, nu), TOLD, r"state of aida_jax: aida_jax\.state_to_torch"
+    yield ((ScaleByAidaState(3, mu, nu), ()), {"source": "optax.adabelief"}, "aida_jax.state_to_torch")
 
 
 REFUSALS = [*refusals()]
@@ -169,8 +186,27 @@ def test_bfloat16_arrays_are_read():
     )
 
 
+def test_lists_in_a_tree_are_a_part_of_its_names():
+    mu, nu = ([np.full(s, x) for s in SHAPES[:2]] for x in (0.1, 0.2))
+    named = [*zip(("blocks.0.scale", "blocks.1.scale"), parameters(SHAPES[:2]), strict=True)]
+    optimizer = aida.AdaBelief(reversed(named))
+    for form in (
+        lambda xs: {"blocks": [{"scale": x} for x in xs]},
+        lambda xs: {"blocks": {f"{i}.scale": x for i, x in enumerate(xs)}},
+    ):
+        made = aida.convert_state(ScaleByBeliefState(3, form(mu), form(nu)), optimizer, **TOLD)
+        assert [tuple(s["exp_avg"].shape) for s in made["state"].values()] == [*reversed(SHAPES[:2])]
+    top = aida.AdaBelief([(name.removeprefix("blocks."), p) for name, p in named])
+    state = ScaleByBeliefState(3, *([{"scale": x} for x in xs] for xs in (mu, nu)))
+    assert len(aida.convert_state(state, top, **TOLD)["state"]) == 2
+
+
 def test_leaves_of_none_have_no_state_and_tensors_are_taken_as_they_are():
-    """As masked transforms leave them, and checkpoints that torch has written."""
+    """As masked transforms leave them, and checkpoints that torch has written; in lists too."""
+    lists = ([np.full(SHAPES[0], 0.1), None], [np.full(SHAPES[0], 0.2), None])
+    optimizer = aida.AdaBelief(parameters(SHAPES[:2]))
+    made = aida.convert_state(ScaleByBeliefState(3, *lists), optimizer, **TOLD)
+    assert [*made["state"]] == [0]
     mu = tree([torch.full(s, 0.1, requires_grad=True) for s in SHAPES])
     nu = tree([torch.full(s, 0.2) for s in SHAPES])
     mu["layer"]["none"] = nu["layer"]["none"] = None
