@@ -91,6 +91,23 @@ def test_without_names_groups_must_agree():
         aida.convert_state(state, aida.AdaBelief(params[1:] + params[:1]))
 
 
+def test_names_of_the_saved_parameters_are_not_ignored():
+    """Of an optimizer without names they would tell nothing: moments of one shape would be exchanged."""
+    square = lambda: torch.nn.Parameter(torch.randn(3, 3, dtype=torch.float64))  # noqa: E731
+    named = {"a": square(), "b": square()}
+    source = timm([named["b"], named["a"]])
+    train(source, range(2))
+    told = (
+        r"^param_names are given and the optimizer's parameters have no names: build it of model\.named_param"
+    )
+    with pytest.raises(ValueError, match=told):
+        aida.convert_state(source.state_dict(), aida.AdaBelief(named.values()), param_names=["b", "a"])
+    optimizer = aida.AdaBelief([*named.items()])
+    made = aida.convert_state(source.state_dict(), optimizer, param_names=["b", "a"])["state"]
+    for i, p in enumerate(named.values()):
+        assert torch.equal(made[i]["exp_avg"], source.state[p]["exp_avg"])
+
+
 def test_a_parameter_on_one_side_alone_is_left_out_with_a_warning():
     old, new = model(), model()
     source = timm(old.named_parameters())

@@ -53,11 +53,11 @@ def saved_parameters(given: Mapping[str, Any], param_names: Iterable[str] | None
 
 
 def match(
-    saved: list[Saved], live: list[dict[str, Any]], target: list[dict[str, Any]]
+    saved: list[Saved], live: list[dict[str, Any]], target: list[dict[str, Any]], told: bool = False
 ) -> tuple[list[Pair], list[str]]:
     """The pairs in the optimizer's order, and what to warn of.
 
-    live: the optimizer's groups; target: those of its state dict.
+    live: the optimizer's groups; target: those of its state dict. told: whether the names were given.
     Raises ValueError where it cannot be told which is which, or where shapes differ.
     """
     ours = [
@@ -70,6 +70,11 @@ def match(
             strict=True,
         )
     ]
+    if told and any(name is None for _, _, name in ours):
+        raise ValueError(
+            "param_names are given and the optimizer's parameters have no names: build it of "
+            "model.named_parameters(), or leave param_names out where both have one order"
+        )
     by_name = {s.name: s for s in saved if s.name is not None}
     notes: list[str] = []
     if len(by_name) == len(saved) and all(name is not None for _, _, name in ours):

@@ -58,10 +58,11 @@ def convert_state(
             torch's load_state_dict; only Adam's eps, which means another thing, does not.
         source: "auto", or the library and the optimizer, such as "timm.AdaBelief", where the state does not
             tell. Known are the keys of the table in docs/guide/old-checkpoints.md.
-        param_names: names of the saved parameters, in the order of its groups, for a state that lacks them.
-            Where both sides have names, the optimizer's from `model.named_parameters()`, groups may differ,
-            and parameters that only one side has are left out, with a warning. Without names, the order and
-            the sizes of groups must agree, as for torch's load_state_dict. Default: None.
+        param_names: names of the saved parameters, in the order of its groups, for a state that lacks them
+            and an optimizer that has them. Where both sides have names, the optimizer's from
+            `model.named_parameters()`, groups may differ, and parameters that only one side has are left out,
+            with a warning. Without names, the order and the sizes of groups must agree, as for torch's
+            load_state_dict. Default: None.
         arguments: what the source keeps outside of its checkpoints, by its own name, such as k and xi of
             pytorch_optimizer's Aida, or rectify of adabelief-pytorch. The error that asks for one tells the
             source's default.
@@ -94,7 +95,7 @@ def convert_state(
     of_source = SOURCES[name]
     saved = saved_parameters(given, param_names)
     target = optimizer.state_dict()
-    pairs, notes = match(saved, optimizer.param_groups, target["param_groups"])
+    pairs, notes = match(saved, optimizer.param_groups, target["param_groups"], param_names is not None)
     if not optimizer.layering.is_plain and any(g.get("layerwise") == "pre" for g in optimizer.param_groups):
         raise ValueError(
             "convert_state makes one pooled v per tensor, and this optimizer has other layers: build it with "
