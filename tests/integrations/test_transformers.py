@@ -144,6 +144,13 @@ def test_optim_args_and_the_callers_own_come_first(tmp_path):
             optimizer_cls_and_kwargs(args, wrong)
 
 
+def test_optim_args_may_have_commas_in_brackets(tmp_path):
+    for text in ("betas=(0.9,0.95),K=1", "K=1, betas = [0.9, 0.95] ,"):
+        cls, kwargs = optimizer_cls_and_kwargs(arguments(tmp_path, optim_args=text))
+        (group,) = cls(Net().parameters(), **kwargs).param_groups
+        assert (group["betas"], group["K"]) == ((0.9, 0.95), 1)
+
+
 def test_a_training_that_begins_anew_takes_its_new_learning_rate(tmp_path):
     args = arguments(tmp_path, lr_scheduler_type="constant")
     trainer = transformers.Trainer(

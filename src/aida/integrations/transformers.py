@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ast import literal_eval
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
@@ -37,7 +38,8 @@ class TrainingArgumentsOf(Mapping[str, Any]):
 
     def _more(self) -> dict[str, Any]:
         """Arguments of the command line's --optim_args, as K=1,xi=1e-12; then the caller's own."""
-        pairs = [pair.partition("=") for pair in (self.args.optim_args or "").split(",") if pair.strip()]
+        given = re.split(r",(?![^(\[{]*[)\]}])", self.args.optim_args or "")  # at commas outside of brackets
+        pairs = [pair.partition("=") for pair in given if pair.strip()]
         return {name.strip(): _literal(value.strip()) for name, _, value in pairs} | self.own
 
     def __getitem__(self, name: str) -> Any:
