@@ -1,6 +1,7 @@
 """layer_stepsizes: each column against its definition in float64, and the way of the rows to files."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -190,3 +191,21 @@ def test_gradients_of_low_precision_and_complex_leaves_are_measured():
     rows = aida_jax.layer_stepsizes(state, params, grads, optimizer=optimizer)
     assert [row["numel"] for row in rows] == [4, 2]
     assert rows[1]["g_norm"] == pytest.approx(np.sqrt(10 / 4))
+
+
+@pytest.mark.parametrize(
+    ("module", "use", "said"),
+    [
+        (
+            "pandas",
+            lambda: monitor.Memory().frame(),
+            'Memory.frame needs pandas: pip install "aida-jax[monitor]"',
+        ),
+        ("torch", lambda: monitor.TensorBoard("runs"), "TensorBoard needs torch: pip install torch"),
+    ],
+)
+def test_what_is_missing_says_what_to_install_when_it_is_made(monkeypatch, module, use, said):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        use()
+    assert str(caught.value) == said

@@ -29,6 +29,8 @@ class Sink(Protocol):
 
 
 MEMORY = "memory"
+DISTRIBUTION = "aida-jax" if __name__.startswith("aida_jax.") else "aida-optim"
+"""What this file was installed with: it is in both."""
 Sinks: TypeAlias = "Sink | str | Path | Iterable[Sink | str | Path]"
 
 
@@ -44,21 +46,21 @@ class Memory:
 
     def frame(self, kind: str = "stepsize") -> Any:
         """The rows of one kind, "stepsize" or "spread", as a DataFrame. Needs pandas."""
-        pandas = needed("pandas", '"aida-optim[monitor]"', "Memory.frame")
+        pandas = needed("pandas", f'"{DISTRIBUTION}[monitor]"', "Memory.frame")
         return pandas.DataFrame([row for row in self.rows if row["kind"] == kind])
 
 
 class TensorBoard:
     """Scalars "stepsize_mean/LAYER" and so on, and histograms, to a folder or a SummaryWriter of your own.
 
-    Raises ModuleNotFoundError, which says what to install, for a folder where tensorboard is missing.
+    Raises ModuleNotFoundError, which says what to install, for a folder without tensorboard or torch.
     """
 
     def __init__(self, writer: str | Path | Any) -> None:
-        self._folder = Path(writer).expanduser() if isinstance(writer, str | Path) else None
+        self._folder = Path(writer).expanduser().absolute() if isinstance(writer, str | Path) else None
         self._writer: Any = None if self._folder else writer
-        if self._folder:
-            needed("tensorboard", "tensorboard", "TensorBoard", load=False)
+        for module in ("torch", "tensorboard") if self._folder else ():
+            needed(module, module, "TensorBoard", load=False)
 
     @property
     def writer(self) -> Any:
