@@ -22,6 +22,8 @@ except ImportError:  # Windows
 
 TAIL = 2**24
 """So many bytes are looked at of a file's end; a record of a thousand layers is a tenth of it."""
+BLANK = b"\xef\xbb\xbf \t\r\n"
+"""Bytes that are no text: spaces, ends of lines and the mark that some editors begin a file with."""
 
 
 class RowFile:
@@ -29,14 +31,15 @@ class RowFile:
 
     The file is opened at each write alone. The first write of mode "a" cuts it back to its last whole record,
     and says so: a machine that went down may have left half of one. A record that cannot be written whole is
-    not written at all. ~ is the home folder. Processes that share a file wait for each other.
+    not written at all. ~ is the home folder, and a relative path is of the folder that this process was in.
+    Processes that share a file wait for each other.
     Raises ValueError for another mode, FileExistsError for a file that is there in mode "x".
     """
 
     def __init__(self, path: str | Path, mode: str = "a") -> None:
         if mode not in ("a", "w", "x"):
             raise ValueError(f'mode is "a" to append, "w" to replace or "x" for a new file, not {mode!r}')
-        self.path, self.mode = Path(path).expanduser(), mode
+        self.path, self.mode = Path(path).expanduser().absolute(), mode
         self._opened = False
         if mode == "x" and self.path.exists():
             raise FileExistsError(f'{self.path} is there already: mode="a" appends to it, "w" replaces it')
@@ -53,8 +56,11 @@ class RowFile:
         """The whole rows among the last bytes of the file."""
         raise NotImplementedError
 
-    def _whole(self, lines: Sequence[bytes], half: bytes) -> tuple[int, bytes]:
-        """How many of the last lines stay, and what has to follow them; raises ValueError for no rows."""
+    def _whole(self, lines: list[bytes], half: bytes) -> tuple[int, bytes]:
+        """How many of the last lines stay, and what of the half line after them, which is then ended.
+
+        Raises ValueError for what are no rows.
+        """
         raise NotImplementedError
 
     @contextmanager
@@ -81,16 +87,20 @@ class RowFile:
     def _mend(self, file: FileIO) -> None:
         size, tail = _tail(file)
         *lines, half = tail.split(b"\n")
-        kept, follows = self._whole(lines, half)
-        lost = (0 if follows else len(half)) + sum(len(line) + 1 for line in lines[kept:])
-        if lost:
-            file.truncate(size - lost)
+        while lines and not half.strip(BLANK) and not lines[-1].strip(BLANK):
+            half = lines.pop()
+        kept, whole = self._whole(lines, half)
+        stays = sum(len(line) + 1 for line in lines[:kept]) + len(whole)
+        if lost := tail[stays:]:
+            file.truncate(size - len(lost))
+        if lost.strip(BLANK):
             warnings.warn(
-                f"{self.path} ended in half a record, as after a crash: its last {lost} bytes are cut off",
+                f"{self.path} ended in half a record, as after a crash: its last {len(lost)} bytes are cut "
+                "off",
                 stacklevel=4,
             )
-        if follows:
-            _put(file, follows, self.path)
+        if whole:
+            _put(file, b"\n", self.path)
 
     def _append(self, text: str) -> None:
         with self._open() as file:
@@ -111,11 +121,11 @@ class JSONL(RowFile):
     def _rows(self, data: bytes) -> list[Row]:
         return [row for line in data.split(b"\n") if (row := _object(line)) is not None]
 
-    def _whole(self, lines: Sequence[bytes], half: bytes) -> tuple[int, bytes]:
+    def _whole(self, lines: list[bytes], half: bytes) -> tuple[int, bytes]:
         """A record ends in a row of kind "spread"; an editor may have left out the last line's end."""
-        text = half.strip(b"\0 \r")
+        text = half.strip(b"\0" + BLANK)
         if _object(half) is not None:
-            return len(lines), b"\n"
+            return len(lines), half
         if text and not text.startswith(b"{"):
             raise ValueError(f"{self.path} ends in {text[:40]!r}, which is no row: is it another file?")
         kept, of = len(lines), None
@@ -161,23 +171,29 @@ class CSV(RowFile):
         return header
 
     def _header(self) -> list[str] | None:
+        """Of the first line with any text, where that is whole."""
         if self._first("w") or not self.path.is_file():
             return None
         with self.path.open("rb") as file:
-            line = file.readline()
-        return next(csv.reader([line.decode()])) if line.endswith(b"\n") else None
+            line = next((line for line in file if line.strip(BLANK)), b"")
+        if not line.endswith(b"\n"):
+            return None
+        return next(csv.reader([line.decode("utf-8-sig", errors="replace")]))
 
     def _rows(self, data: bytes) -> list[Row]:
         header, lines = self._header(), data.decode(errors="replace").split("\n")[:-1]
         return list(csv.DictReader(lines, header)) if header else []
 
-    def _whole(self, lines: Sequence[bytes], half: bytes) -> tuple[int, bytes]:
-        text = half.strip(b"\0 \r")
+    def _whole(self, lines: list[bytes], half: bytes) -> tuple[int, bytes]:
+        """A row that an editor has left without its end stays, without its last number, as it may be half."""
+        text = half.strip(b"\0" + BLANK)
         if text and not lines and not text.startswith(b"kind,"[: len(text)]):
             raise ValueError(
                 f"{self.path} begins with {half[:40]!r}, which is no header: is it another file?"
             )
-        return len(lines), b""
+        columns = len(self._header() or ())
+        is_row = columns > 1 and text.count(b",") == columns - 1 and b'"' not in text
+        return len(lines), half[: half.rindex(b",") + 1] if is_row else b""
 
 
 def layers_of(rows: Sequence[Row]) -> list[Row]:
