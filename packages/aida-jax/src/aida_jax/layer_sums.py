@@ -66,7 +66,7 @@ def _columns(leaf: Leaf, p: Any, g: Any, m: Any, v: Any, u: Any, cap: Any) -> ja
     sums = (leaf.sum(x) for x in (p * p, (u * m) ** 2, moved.astype(u.dtype), jnp.where(moved, u, 0)))
     at_cap = leaf.sum((u >= AT_CAP * cap).astype(u.dtype))
     rows = [mean, leaf.sum(off * off), at_cap, *extremes, *sums]
-    return jnp.concatenate([jnp.stack(rows), layer_sums(SUMS, [leaf], [g], [m])])
+    return jnp.concatenate([jnp.stack(rows), layer_sums(SUMS, leaf, g, m)])
 
 
 def _histogram(leaf: Leaf, u: jax.Array, top: Any) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 StackedAxes: TypeAlias = Callable[[str], int]
@@ -23,7 +24,6 @@ class Leaf:
     shape: tuple[int, ...]
     stacked: int  # leading axes that count layers
     axes: tuple[str, ...] | None  # of the mesh, which split its layers; None where nothing was said
-    start: int  # the number of its first layer
     is_complex: bool
 
     @property
@@ -49,23 +49,22 @@ class Leaf:
         return jnp.reshape(x, (*self.stack, *[1] * (len(self.shape) - self.stacked)))
 
     def of(self, column: Any, dtype: Any) -> Any:
-        """Its part of a column [L], to broadcast against it; a number for all layers as it is."""
+        """Its layers' column, to broadcast against it; a number for all layers as it is."""
         if not isinstance(column, jax.Array):
             return column
         column = column.astype(dtype)
-        return self.spread(column[self.start : self.start + self.count]) if column.ndim else column
+        return self.spread(column) if column.ndim else column
 
 
 def leaves_of(
     tree: Any, layers: StackedAxes | None, axis_name: Any = ()
 ) -> tuple[list[Leaf], list[Any], Any]:
-    """(the leaves of a tree, numbered by layer; their arrays; the tree's structure).
+    """(the leaves of a tree; their arrays; the tree's structure).
 
     Raises TypeError for a leaf that is not of floats, ValueError for what `layers` gives.
     """
     with_paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
     found: list[Leaf] = []
-    start = 0
     for path, x in with_paths:
         name, shape, dtype = path_name(path), jnp.shape(x), jnp.result_type(x)
         if not jnp.issubdtype(dtype, jnp.inexact):
@@ -77,14 +76,20 @@ def leaves_of(
         axes = (axes,) if isinstance(axes, str) else None if axes is None else tuple(axes)
         stacked = _stacked(layers, name, shape)
         is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-        found.append(Leaf(name, (*shape, 2) if is_complex else shape, stacked, axes, start, is_complex))
-        start += found[-1].count
+        found.append(Leaf(name, (*shape, 2) if is_complex else shape, stacked, axes, is_complex))
     return found, [x for _, x in with_paths], treedef
 
 
 def concatenated(columns: Sequence[jax.Array]) -> jax.Array:
-    """Columns of leaves as one of all layers, [L], in the widest of their types."""
-    return columns[0] if len(columns) == 1 else jnp.concatenate(columns)
+    """Columns [..., layers] of leaves as one of all layers, in the widest of their types."""
+    return columns[0] if len(columns) == 1 else jnp.concatenate(columns, axis=-1)
+
+
+def apart(column: Any, leaves: Sequence[Leaf]) -> list[Any]:
+    """The opposite: the part of each leaf; what is one for all layers as it is."""
+    if not isinstance(column, jax.Array) or column.ndim == 0:
+        return [column] * len(leaves)
+    return jnp.split(column, np.cumsum([leaf.count for leaf in leaves])[:-1], axis=-1)
 
 
 def _stacked(layers: StackedAxes | None, name: str, shape: tuple[int, ...]) -> int:

@@ -1,30 +1,41 @@
-"""Sums over the pieces of layers that shard_map splits: one message for all leaves."""
+"""Sums over the pieces of layers that shard_map splits, in one message for leaves that are split alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .layers import Leaf
+from .layers import Leaf, apart, concatenated
 
 
-def over_shards(sums: jax.Array, leaves: Sequence[Leaf]) -> jax.Array:
-    """Sums [k, L] of pieces as those of whole layers.
+def over_shards(sums: Sequence[jax.Array], leaves: Sequence[Leaf]) -> list[jax.Array]:
+    """Sums [k, layers] of each leaf's pieces as those of whole layers; a message for each set of axes."""
+    whole = [*sums]
+    splits = [(leaf.axes or (), _varying(x)) for leaf, x in zip(leaves, sums, strict=True)]
+    for places in _alike(splits):
+        if axes := splits[places[0]][0]:
+            joined = jax.lax.psum(concatenated([sums[i] for i in places]), axes)
+            for i, x in zip(places, apart(joined, [leaves[i] for i in places]), strict=True):
+                whole[i] = x
+    return whole
 
-    Where leaves are split along different axes, a leaf counts once along an axis that does not split it.
+
+def same_everywhere(sums: Sequence[jax.Array]) -> list[list[int]]:
+    """The places of sums that differ along the same axes of the mesh; outside of shard_map all are together.
+
+    Joined to sums that differ, those of a layer that every device has whole would be taken to differ too.
     """
-    names = sorted({name for leaf in leaves for name in leaf.axes or ()})
-    if not names:
-        return sums
-    for name in names:
-        splits = [np.full(leaf.count, name in (leaf.axes or ())) for leaf in leaves]
-        if not np.all(flags := np.concatenate(splits)):
-            sums = jnp.where(flags | (jax.lax.axis_index(name) == 0), sums, 0)
-    return jax.lax.psum(sums, tuple(names))
+    return _alike([_varying(x) for x in sums])
+
+
+def _alike(keys: Sequence[Hashable]) -> list[list[int]]:
+    places: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        places.setdefault(key, []).append(i)
+    return [*places.values()]
 
 
 def numel(leaf: Leaf) -> int:
@@ -45,8 +56,8 @@ def check_axes(leaves: Sequence[Leaf], arrays: Sequence[Any]) -> None:
             )
 
 
-def _varying(x: Any) -> list[str]:
+def _varying(x: Any) -> tuple[str, ...]:
     """The axes along which shard_map knows an array to differ; none where this jax does not tell."""
     kind: Any = getattr(jax, "typeof", lambda x: None)(x)
     kind = getattr(kind, "manual_axis_type", kind)
-    return sorted(getattr(kind, "varying", None) or getattr(kind, "vma", None) or ())
+    return tuple(sorted(getattr(kind, "varying", None) or getattr(kind, "vma", None) or ()))

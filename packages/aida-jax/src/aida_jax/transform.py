@@ -5,7 +5,7 @@ The mathematics is in family.py, which the torch side shares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,8 @@ import optax
 
 from . import family
 from .documented import documented
-from .layers import Leaf, StackedAxes, as_given, as_real, concatenated, leaves_of
-from .reduction import check_axes, numel, over_shards
+from .layers import Leaf, StackedAxes, apart, as_given, as_real, concatenated, leaves_of
+from .reduction import check_axes, numel, over_shards, same_everywhere
 from .scalars import step_scalars
 from .settings import Member, Settings
 
@@ -63,9 +63,10 @@ def scale_by_layerwise(
     Arguments:
         rule: a pair (alpha, beta), or a function that gives it, of those of the layer's inner products
             gg = <g,g>, gm = <g,m>, mm = <m,m>, dd = <m-g, m-g> (m the updated momentum) that it names. Each
-            is an array [L], with an entry for each of the L layers of the tree; so are alpha and beta, or
-            they are numbers; an entry that is not finite is taken as 1. Values of its other arguments are
-            bound: functools.partial(rule, power=0.5). A rule of + - * / and powers serves aida.Layerwise too.
+            is an array [L], with an entry for each of the L layers of the tree (in jax.shard_map, of those
+            that differ along the same axes); so are alpha and beta, or they are numbers; an entry that is
+            not finite is taken as 1. Values of its other arguments are bound: functools.partial(rule,
+            power=0.5). A rule of + - * / and powers serves aida.Layerwise too.
         eps_out: added outside the root, as AdaBelief adds eps. Default: 0.
 
     Returns a GradientTransformation with a ScaleByAidaState; it has no learning rate and no sign.
@@ -125,9 +126,9 @@ def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, Sc
 
     gs = [as_real(g) for g in given]
     ms = [_mixed(s.b1, as_real(m), g) for m, g in zip(mu, gs, strict=True)]
-    alpha, beta, squares = coefficients(s, leaves, gs, ms)
     vs: list[jax.Array] = []
-    for leaf, g, m, v in zip(leaves, gs, ms, nu, strict=True):
+    for leaf, g, m, v, of_layers in zip(leaves, gs, ms, nu, coefficients(s, leaves, gs, ms), strict=True):
+        alpha, beta, squares = of_layers
         if s.layerwise == "pre":
             vs.append(_mixed(s.b2, leaf.spread(v), leaf.of(squares, g.dtype) / numel(leaf)))
         else:
@@ -142,27 +143,35 @@ def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, Sc
     return tree(directions, given), ScaleByAidaState(count, tree(ms, mu), tree(vs, nu))
 
 
-def coefficients(s: Settings, leaves: Sequence[Leaf], gs: Arrays, ms: Arrays) -> tuple[Any, Any, Any]:
-    """(alpha, beta) of every layer, numbers or [L]; and the sums of r^2, [L], for "pre"."""
+def coefficients(s: Settings, leaves: Sequence[Leaf], gs: Arrays, ms: Arrays) -> list[tuple[Any, Any, Any]]:
+    """For each leaf (alpha, beta) of its layers, numbers or arrays; and, for "pre", their sums of r^2."""
     is_function, pooled = callable(s.rule), s.layerwise == "pre"
     needed = family.sums_needed(None if is_function else s.rule, s.sums, pooled)
     if not leaves or not needed:
-        return (1.0, 1.0, None) if is_function else (*s.rule, None)
-    sums = dict(zip(needed, over_shards(layer_sums(needed, leaves, gs, ms), leaves), strict=True))
+        return [(1.0, 1.0, None) if is_function else (*s.rule, None)] * len(leaves)
+    pieces = [layer_sums(needed, leaf, g, m) for leaf, g, m in zip(leaves, gs, ms, strict=True)]
+    columns = over_shards(pieces, leaves)
+    found: dict[int, tuple[Any, Any, Any]] = {}
+    for places in same_everywhere(columns):
+        sums = dict(zip(needed, concatenated([columns[i] for i in places]), strict=True))
+        parts = (apart(x, [leaves[i] for i in places]) for x in _of_sums(s, sums))
+        found |= zip(places, zip(*parts, strict=True), strict=True)
+    return [found[i] for i in range(len(leaves))]
+
+
+def _of_sums(s: Settings, sums: Mapping[str, jax.Array]) -> tuple[Any, Any, Any]:
+    is_function = callable(s.rule)
     alpha, beta = usable_pair(s.rule(**{name: sums[name] for name in s.sums})) if is_function else s.rule
-    if not pooled:
+    if s.layerwise != "pre":
         return alpha, beta, None
     total = family.residual_square(alpha, beta, *(sums.get(name, 0.0) for name in ("gg", "gm", "dd")))
     return alpha, beta, jnp.where(jnp.isfinite(total), total, sums["dd"]) if is_function else total
 
 
-def layer_sums(names: Sequence[str], leaves: Sequence[Leaf], gs: Arrays, ms: Arrays) -> jax.Array:
-    """Inner products of every layer's g and m, [len(names), L]."""
-    rows = []
-    for name in names:
-        pairs = [_factors(name, g, m) for g, m in zip(gs, ms, strict=True)]
-        rows.append(concatenated([leaf.sum(a * b) for leaf, (a, b) in zip(leaves, pairs, strict=True)]))
-    return jnp.stack(rows)
+def layer_sums(names: Sequence[str], leaf: Leaf, g: jax.Array, m: jax.Array) -> jax.Array:
+    """Inner products of g and m for each layer of a leaf, [len(names), layers]."""
+    pairs = [_factors(name, g, m) for name in names]
+    return jnp.stack([leaf.sum(a * b) for a, b in pairs])
 
 
 def _factors(name: str, g: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -183,17 +192,17 @@ def usable_pair(pair: Any) -> tuple[Any, Any]:
 def stepsizes(s: Settings, leaves: Sequence[Leaf], vs: Arrays, t: Any) -> list[jax.Array]:
     """u of every leaf: of each element, or, for "post", the mean over the elements of a layer with v > 0."""
     us = [stepsize(v, t) for v in vs]
-    if s.layerwise != "post" or not leaves:
+    if s.layerwise != "post":
         return us
-    rows = [
-        concatenated([leaf.sum(jnp.where(v != 0, u, 0)) for leaf, v, u in zip(leaves, vs, us, strict=True)]),
-        concatenated(
-            [leaf.sum(jnp.where(v != 0, jnp.ones_like(v), 0)) for leaf, v in zip(leaves, vs, strict=True)]
-        ),
+    pieces = [
+        jnp.stack([leaf.sum(jnp.where(v != 0, u, 0)), leaf.sum((v != 0).astype(v.dtype))])
+        for leaf, v, u in zip(leaves, vs, us, strict=True)
     ]
-    total, count = over_shards(jnp.stack(rows), leaves)
-    mean = jnp.where(count == 0, stepsize(jnp.zeros_like(total), t), total / jnp.maximum(count, 1))
-    return [leaf.of(mean, v.dtype) for leaf, v in zip(leaves, vs, strict=True)]
+    means: list[jax.Array] = []
+    for leaf, v, (total, count) in zip(leaves, vs, over_shards(pieces, leaves), strict=True):
+        mean = jnp.where(count == 0, stepsize(jnp.zeros_like(total), t), total / jnp.maximum(count, 1))
+        means.append(leaf.of(mean, v.dtype))
+    return means
 
 
 def stepsize(v: jax.Array, t: Any) -> jax.Array:
