@@ -36,11 +36,6 @@ def made(name, learning_rate=1e-2, **more):
     return function(learning_rate, **own, **more)
 
 
-def static_args(name):
-    """What inject_hyperparams has to leave alone."""
-    return ("K",) if "aida" in name else ()
-
-
 def tree(dtype=jnp.float32, seed=0, scale=1.0):
     """Normal numbers in a small tree, the same at every call with the same arguments."""
     rng = np.random.default_rng(seed)

@@ -61,6 +61,11 @@ def test_two_leading_axes_count_layers():
     assert worst(list(ours[0].reshape(6, 4)), expected) < 1e-6
 
 
+def test_layers_may_be_any_integer():
+    state = aida_jax.scale_by_ladam(layers=lambda path: np.int64(1)).init({"a": jnp.ones((3, 2))})
+    assert state.nu["a"].shape == (3,)
+
+
 @pytest.mark.parametrize("given", [2, -1, 1.0, None])
 def test_another_answer_of_layers_is_refused(given):
     with pytest.raises(ValueError, match=rf"layers\('a'\) is {given}; .* integer from 0 .* to 1"):

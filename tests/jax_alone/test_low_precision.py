@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import aida_jax
-from helpers.jax_members import MEMBERS, every_member, made, static_args, trained, tree, worst
+from helpers.jax_members import MEMBERS, every_member, made, trained, tree, worst
 
 halves = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
@@ -68,7 +68,9 @@ def test_long_sums_are_exact_to_rounding():
 def test_injected_values_of_a_half_size_model_need_float32(name):
     """optax gives hyperparameters the parameters' type: b2 = 0.999 is 1 in bfloat16."""
     function, own = MEMBERS[name]
-    inject = optax.inject_hyperparams(function, static_args=static_args(name), hyperparam_dtype=jnp.float32)
+    inject = optax.inject_hyperparams(
+        function, static_args=aida_jax.static_args(function), hyperparam_dtype=jnp.float32
+    )
     params, state = trained(inject(learning_rate=1e-2, **own), tree("bfloat16"), [tree("bfloat16", 1)])
     expected, _ = trained(made(name), tree("bfloat16"), [tree("bfloat16", 1)])
     assert worst(params, expected) < 0.01
@@ -77,11 +79,19 @@ def test_injected_values_of_a_half_size_model_need_float32(name):
 
 def test_injected_values_of_float16_give_no_nan():
     """There xi is 0, and eps is 0: no projection is taken where it would be 0/0."""
-    inject = optax.inject_hyperparams(aida_jax.aida, static_args=("K",))
+    inject = optax.inject_hyperparams(aida_jax.aida, static_args=aida_jax.static_args(aida_jax.aida))
     zeros = tree("float16", scale=0.0)
     params, state = trained(inject(learning_rate=1e-2), tree("float16"), [zeros] * 2)
     assert float(state.hyperparams["xi"]) == 0.0
     assert worst(params, tree("float16")) == 0.0
+
+
+@every_member
+def test_a_jax_without_promotion_steps_as_another(name):
+    expected, _ = trained(made(name), tree("bfloat16"), [tree("bfloat16", 1)])
+    with jax.numpy_dtype_promotion("strict"):
+        ours, _ = trained(made(name), tree("bfloat16"), [tree("bfloat16", 1)])
+    assert worst(ours, expected) == 0.0
 
 
 @every_member

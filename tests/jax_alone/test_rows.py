@@ -134,7 +134,9 @@ def test_masked_and_injected_states_are_found():
     *_, expected = measured("aida")
     assert row["parameter"] == "dense/kernel"
     assert row["mean"] == pytest.approx(expected[1]["mean"])
-    injected = optax.inject_hyperparams(aida_jax.aida, static_args=("K",))(learning_rate=1e-2)
+    injected = optax.inject_hyperparams(aida_jax.aida, static_args=aida_jax.static_args(aida_jax.aida))(
+        learning_rate=1e-2
+    )
     params, state = trained(injected, tree(), GRADIENTS)
     member = aida_jax.aida(K=2, **state.hyperparams)
     row = aida_jax.layer_stepsizes(state, params, GRADIENTS[-1], optimizer=member)[1]

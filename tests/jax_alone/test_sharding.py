@@ -18,8 +18,8 @@ try:
 except ImportError:  # jax 0.4 and 0.5
     from jax.experimental.shard_map import shard_map
 
-# Split along both axes, along one of them, along none; and experts, a row each, which are on different devices,
-# there whole or split once more.
+# Split along both axes, along one of them, along none; and experts, a row each, which are on different
+# devices and there whole, or split once more.
 SPECS = {"both": P("data", "model"), "one": P(None, "model"), "bias": P("data"), "whole": P(),
          "experts": P("data"), "experts_split": P("data", None, "model")}  # fmt: skip
 AXES = {"both": ("data", "model"), "one": ("model",), "bias": ("data",), "whole": (),

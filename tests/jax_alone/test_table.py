@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from helpers.jax_members import MEMBERS, assert_bitwise, every_member, made, static_args, trained, tree, worst
+import aida_jax
+from helpers.jax_members import MEMBERS, assert_bitwise, every_member, made, trained, tree, worst
 from helpers.jax_targets import TARGETS
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -69,7 +70,9 @@ def test_shapes_and_types_stay_those_of_the_start(name, dtype, double):
 @every_member
 def test_hyperparameters_can_be_injected(name):
     function, own = MEMBERS[name]
-    injected = optax.inject_hyperparams(function, static_args=static_args(name))(learning_rate=1e-2, **own)
+    injected = optax.inject_hyperparams(function, static_args=aida_jax.static_args(function))(
+        learning_rate=1e-2, **own
+    )
     params, state = trained(injected, tree(), GRADIENTS)
     expected, _ = trained(made(name), tree(), GRADIENTS)
     assert worst(params, expected) < 1e-5
@@ -160,8 +163,6 @@ def test_rectified_and_not_is_another_step(name):
 
 @every_member
 def test_a_scaling_is_its_optimizer_without_the_learning_rate(name):
-    import aida_jax
-
     function, own = MEMBERS[name]
     scaling = getattr(aida_jax, f"scale_by_{function.__name__}")
     chained = optax.chain(scaling(**own), optax.scale_by_learning_rate(1e-2))

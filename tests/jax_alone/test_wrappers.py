@@ -184,8 +184,24 @@ def test_a_wrong_argument_is_refused_with_its_name_and_range():
         (TypeError, r"K is 2.0; it must be a Python integer", lambda: aida_jax.aida(1e-3, K=2.0)),
         (ValueError, "Invalid layerwise: 'mid'", lambda: aida_jax.aida(1e-3, layerwise="mid")),
         (ValueError, "Invalid layerwise: None; .* adam_plus", lambda: aida_jax.ladam(1e-3, layerwise=None)),
+        (ValueError, "Invalid weight_decay: -1.0; it must be 0 or above",
+         lambda: aida_jax.aida(1e-3, weight_decay=-1.0)),
+        (ValueError, "Invalid learning_rate: nan; it must be finite", lambda: aida_jax.aida(float("nan"))),
+        (ValueError, "Invalid learning_rate: 'x'", lambda: aida_jax.ladam("x")),
+        (ValueError, "Invalid eps_out: -1.0", lambda: aida_jax.scale_by_layerwise((1, 1), eps_out=-1.0)),
+        (ValueError, "Invalid b1: None", lambda: aida_jax.aida(1e-3, b1=None)),
+        (ValueError, "Invalid eps: .*0.0", lambda: aida_jax.aida(1e-3, eps=np.float32(0))),
+        (TypeError, "b2 is <function.*; it must be a number: its schedule is given through optax.inject",
+         lambda: aida_jax.aida(1e-3, b2=optax.constant_schedule(0.9))),
         (TypeError, "rectify is 1", lambda: aida_jax.aida(1e-3, rectify=1)),
         (TypeError, "mu_dtype is .*int8", lambda: aida_jax.aida(1e-3, mu_dtype=jnp.int8)),
+        (TypeError, "mu_dtype is 'bfloat'; it must be", lambda: aida_jax.aida(1e-3, mu_dtype="bfloat")),
+        (TypeError, "layers is 3; it must be a function", lambda: aida_jax.aida(1e-3, layers=3)),
+        (TypeError, r"axis_name\('scale'\) is 3; it must be the name",
+         lambda: aida_jax.aida(1e-3, axis_name=lambda path: 3 if path == "scale" else ()).init(tree())),
+        (TypeError, r"axis_name\('dense/bias'\) is 3", lambda: aida_jax.aida(1e-3, axis_name=3).init(tree())),
+        (TypeError, "mask is True, one answer for all leaves", lambda: aida_jax.aida(1e-3, mask=True)),
+        (TypeError, "mask is Array.*, one answer for", lambda: aida_jax.aida(1e-3, mask=jnp.asarray(True))),
         (TypeError, "leaf 'n' is of int32, which has no gradient: leave it out",
          lambda: aida_jax.aida(1e-3).init({"n": jnp.arange(3)})),
         (TypeError, "the rule is 3; it must be a pair", lambda: aida_jax.scale_by_layerwise(3)),
@@ -201,5 +217,46 @@ def test_a_wrong_argument_is_refused_with_its_name_and_range():
 
 def test_a_traced_number_of_projections_is_refused_with_the_fix():
     injected = optax.inject_hyperparams(aida_jax.aida)(learning_rate=1e-3)
-    with pytest.raises(TypeError, match=r'static_args=\("K",\)'):
+    with pytest.raises(TypeError, match=r"static_args=aida_jax.static_args\(aida_jax.aida\)"):
         injected.init(tree())
+
+
+def matrices(params):
+    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
+OWN_FUNCTIONS = {
+    "mask": matrices,
+    "layers": lambda path: int(path == "dense/kernel"),
+    "axis_name": lambda path: (),
+    "mu_dtype": jnp.bfloat16,
+}
+
+
+@pytest.mark.parametrize("given", OWN_FUNCTIONS)
+@pytest.mark.parametrize("function", [aida_jax.aida, aida_jax.adam_plus], ids=["aida", "adam_plus"])
+def test_functions_and_types_are_no_schedules(function, given):
+    """Injected, each is what it is without; and left to optax it is refused, where it would be called."""
+    arguments = {"learning_rate": 1e-2, "weight_decay": 0.1, given: OWN_FUNCTIONS[given]}
+    inject = optax.inject_hyperparams(function, static_args=aida_jax.static_args(function))
+    ours, _ = trained(inject(**arguments), tree(), GRADIENTS)
+    expected, _ = trained(function(**arguments), tree(), GRADIENTS)
+    assert worst(ours, expected) < 1e-5
+    if given != "axis_name":  # of which the answer to anything is one
+        names = {*aida_jax.static_args(function)} - {given}
+        with pytest.raises(TypeError, match=f"{given} is .*aida_jax.static_args"):
+            optax.inject_hyperparams(function, static_args=names)(**arguments).init(tree())
+
+
+def test_a_rule_is_no_schedule():
+    function = aida_jax.scale_by_layerwise
+    rule = lambda gg: (1.0, gg / (gg + 1))  # noqa: E731
+    ours, _ = trained(
+        optax.inject_hyperparams(function, static_args=aida_jax.static_args(function))(rule=rule),
+        tree(),
+        GRADIENTS,
+    )
+    expected, _ = trained(function(rule), tree(), GRADIENTS)
+    assert worst(ours, expected) < 1e-5
+    with pytest.raises(TypeError, match=r"the rule is \(1.0, .*static_args=\('rule',\)"):
+        optax.inject_hyperparams(function)(rule=rule).init(tree())

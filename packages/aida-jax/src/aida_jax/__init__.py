@@ -17,6 +17,7 @@ from .members import (
     scale_by_laida,
 )
 from .rows import layer_stepsizes
+from .settings import static_args
 from .transform import ScaleByAidaState, scale_by_layerwise
 
 __version__ = "0.1.0"
@@ -40,4 +41,5 @@ __all__ = [
     "scale_by_layerwise",
     "state_from_torch",
     "state_to_torch",
+    "static_args",
 ]

@@ -15,8 +15,7 @@ learning_rate: a number, an array, or a schedule: a function of the steps taken 
 b1: decay rate of m, in [0, 1). Default: 0.9.
 b2: decay rate of v, in [0, 1). Default: 0.999.
 eps: above 0. Inside the root it caps u at sqrt((1-b2)/eps), 316 at the default. Default: 1e-8.
-K: number of projections, a Python integer from 0 to 64; its cost hardly depends on K. Under
-    optax.inject_hyperparams give static_args=("K",). Default: 2.
+K: number of projections, a Python integer from 0 to 64; its cost hardly depends on K. Default: 2.
 xi: above 0; added to what a projection divides by, so that a zero gradient does not give 0/0.
     Default: 1e-20.
 mu_dtype: the type in which m is stored, such as jnp.bfloat16; v and all sums are of float32 at least.
@@ -38,8 +37,9 @@ axis_name: inside jax.shard_map, the axes of the mesh that split layers: a name,
 
 TAIL = """
 A layer is a leaf; a complex one is a layer of its real and imaginary parts, as on the torch side, and v has
-both. Updates have the type of the gradients. Raises ValueError or TypeError for an argument that cannot be
-used and for a leaf without gradients, such as one of integers.
+both. Updates have the type of the gradients. Under optax.inject_hyperparams, which would call mask and layers
+as schedules, give static_args=aida_jax.static_args(function). Raises ValueError or TypeError for an argument
+that cannot be used and for a leaf without gradients, such as one of integers.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -72,11 +73,11 @@ def leaves_of(
                 f"leaf {name!r} is of {dtype}, which has no gradient: leave it out, by optax.masked or by "
                 "optax.partition"
             )
-        axes: Any = axis_name(name) if callable(axis_name) else axis_name
-        axes = (axes,) if isinstance(axes, str) else None if axes is None else tuple(axes)
+        axes = axis_name(name) if callable(axis_name) else axis_name
         stacked = _stacked(layers, name, shape)
         is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-        found.append(Leaf(name, (*shape, 2) if is_complex else shape, stacked, axes, is_complex))
+        real = (*shape, 2) if is_complex else shape
+        found.append(Leaf(name, real, stacked, mesh_axes(f"axis_name({name!r})", axes), is_complex))
     return found, [x for _, x in with_paths], treedef
 
 
@@ -92,14 +93,30 @@ def apart(column: Any, leaves: Sequence[Leaf]) -> list[Any]:
     return jnp.split(column, np.cumsum([leaf.count for leaf in leaves])[:-1], axis=-1)
 
 
+def mesh_axes(what: str, given: Any) -> tuple[str, ...] | None:
+    """Names of a mesh's axes: one, several, or None where nothing was said. Raises TypeError for all else."""
+    axes = (given,) if isinstance(given, str) else given
+    if axes is not None and not (
+        isinstance(axes, tuple | list | set | frozenset) and all(isinstance(name, str) for name in axes)
+    ):
+        raise TypeError(
+            f"{what} is {given!r}; it must be the name of an axis of the mesh, a tuple of them, (), or None"
+        )
+    return None if axes is None else tuple(axes)
+
+
 def _stacked(layers: StackedAxes | None, name: str, shape: tuple[int, ...]) -> int:
-    count = 0 if layers is None else layers(name)
-    if not isinstance(count, int) or not 0 <= count <= len(shape):
+    given = 0 if layers is None else layers(name)
+    try:
+        count = operator.index(given)
+    except TypeError:
+        count = -1
+    if not 0 <= count <= len(shape):
         raise ValueError(
-            f"layers({name!r}) is {count!r}; it must be how many leading axes of the shape {shape} count "
+            f"layers({name!r}) is {given!r}; it must be how many leading axes of the shape {shape} count "
             f"layers, an integer from 0 (the whole leaf is one layer) to {len(shape)}"
         )
-    return int(count)
+    return count
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -115,12 +132,17 @@ def _key_name(key: Any) -> str:
     return key.name if isinstance(key, GetAttrKey) else str(key)
 
 
+def wide(dtype: Any) -> Any:
+    """A type of floats, or float32 where it is smaller; no promotion, so that a strict jax does not mind."""
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
 def as_real(x: Any) -> jax.Array:
     """As real numbers, the two parts of a complex one last; float32 at least."""
     x = jnp.asarray(x)
     if jnp.iscomplexobj(x):
         x = jnp.stack([x.real, x.imag], axis=-1)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide(x.dtype))
 
 
 def as_given(x: jax.Array, like: Any) -> jax.Array:

@@ -15,7 +15,7 @@ import optax
 
 from . import family
 from .documented import documented
-from .layers import Leaf, StackedAxes, apart, as_given, as_real, concatenated, leaves_of
+from .layers import Leaf, StackedAxes, apart, as_given, as_real, concatenated, leaves_of, wide
 from .reduction import check_axes, numel, over_shards, same_everywhere
 from .scalars import step_scalars
 from .settings import Member, Settings
@@ -100,7 +100,7 @@ def scale_by_layerwise(
 
 
 def _init(s: Settings, params: Any) -> ScaleByAidaState:
-    leaves, arrays, treedef = leaves_of(params, s.layers)
+    leaves, arrays, treedef = leaves_of(params, s.layers, s.axis_name)
     mu = [jnp.zeros_like(x, dtype=_stored(x, s.mu_dtype)) for x in arrays]
     if s.layerwise == "pre":
         dtypes = [jnp.finfo(_stored(x)).dtype for x in arrays]
@@ -114,7 +114,7 @@ def _stored(x: Any, dtype: Any = None) -> Any:
     """The type of a moment: float32 at least, or, of a real leaf, what was asked for."""
     if dtype is not None and not jnp.iscomplexobj(x):
         return jax.dtypes.canonicalize_dtype(dtype)
-    return jnp.promote_types(jnp.result_type(x), jnp.float32)
+    return wide(jnp.result_type(x))
 
 
 def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, ScaleByAidaState]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
-from ..settings import Member
+from ..settings import INJECTED, Member, check_number
 
 
 def optimizer(
@@ -14,6 +16,15 @@ def optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Scaling, decoupled weight decay, and the learning rate with its sign."""
     assert isinstance(scaled, Member)
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate, lambda x: True, "finite, or a schedule, as 1e-3 is")
+    if not callable(weight_decay):
+        check_number("weight_decay", weight_decay, lambda x: x >= 0, "0 or above, as 0.01 is")
+    if isinstance(mask, bool | np.bool_) or (isinstance(mask, jax.Array | np.ndarray) and not mask.ndim):
+        raise TypeError(
+            f"mask is {mask!r}, one answer for all leaves; it must be a tree of booleans, or a function of "
+            f"the parameters that gives one: {INJECTED}"
+        )
     none = isinstance(weight_decay, int | float) and weight_decay == 0
     decay = optax.identity() if none else optax.add_decayed_weights(weight_decay, mask)
     chained = optax.chain(scaled, decay, optax.scale_by_learning_rate(learning_rate))
