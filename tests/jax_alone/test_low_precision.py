@@ -87,6 +87,20 @@ def test_injected_values_of_float16_give_no_nan():
 
 
 @every_member
+@pytest.mark.parametrize("wide", ["weight_decay", "learning_rate"])
+def test_updates_have_the_gradients_type_whatever_else_is_wider(name, wide):
+    """apply_if_finite and others compile on this."""
+    of_wide = {"weight_decay": 0.1} if wide == "weight_decay" else {"learning_rate": jnp.float32(1e-2)}
+    params, grads = tree(), tree("bfloat16", 1)
+    optimizer = optax.apply_if_finite(made(name, **of_wide), 3)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
+    alone = made(name, **of_wide)
+    expected, _ = alone.update(tree(seed=1), alone.init(params), params)
+    assert worst(updates, expected) < 0.02
+
+
+@every_member
 def test_a_jax_without_promotion_steps_as_another(name):
     expected, _ = trained(made(name), tree("bfloat16"), [tree("bfloat16", 1)])
     with jax.numpy_dtype_promotion("strict"):
