@@ -154,6 +154,37 @@ def test_what_cannot_be_measured_is_refused_with_the_fix():
         aida_jax.layer_stepsizes((state, state), params, optimizer=optimizer)
 
 
+def test_a_state_of_something_else_is_refused_in_a_sentence():
+    optimizer, params, state, _ = measured("aida")
+    with pytest.raises(KeyError, match="params lack dense/bias, dense/kernel: give all"):
+        aida_jax.layer_stepsizes(state, {"scale": params["scale"]}, optimizer=optimizer)
+    several = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    with pytest.raises(ValueError, match=r"this state is of \(2,\) models, as jax.vmap"):
+        aida_jax.layer_stepsizes(several, params, optimizer=optimizer)
+    with pytest.raises(TypeError, match=r"this state is traced.* outside of jit"):
+        jax.jit(lambda state: len(aida_jax.layer_stepsizes(state, params, optimizer=optimizer)))(state)
+    _, pooled = trained(made("laida-pre"), params, GRADIENTS)
+    for given, member in ((pooled, "aida"), (state, "laida-pre")):
+        with pytest.raises(ValueError, match=r"nu of leaf 'dense/bias' .* give layerwise= and layers="):
+            aida_jax.layer_stepsizes(given, params, optimizer=made(member))
+
+
+def test_what_is_no_parameter_is_left_out():
+    """As the functions in an equinox model."""
+    optimizer, params, state, rows = measured("aida")
+    more = {**params, "activation": jnp.tanh, "name": "net"}
+    assert (
+        aida_jax.layer_stepsizes(state, more, {**GRADIENTS[-1], **more, **GRADIENTS[-1]}, optimizer=optimizer)
+        == rows
+    )
+
+
+def test_a_member_that_is_replaced_keeps_its_settings():
+    _, params, state, rows = measured("aida")
+    member = made("aida")._replace(update=None)
+    assert aida_jax.layer_stepsizes(state, params, GRADIENTS[-1], optimizer=member) == rows
+
+
 def test_selected_layers_are_numbered():
     optimizer, params, state, _ = measured("aida")
     rows = aida_jax.layer_stepsizes(
@@ -169,6 +200,7 @@ def test_a_second_record_compiles_nothing():
     before = compiled._cache_size()
     aida_jax.layer_stepsizes(state, params, GRADIENTS[0], optimizer=optimizer)
     aida_jax.layer_stepsizes(state, params, GRADIENTS[0], optimizer=made("aida", b2=0.99))
+    aida_jax.layer_stepsizes(state, params, GRADIENTS[0], optimizer=made("aida", layers=lambda path: 0))
     assert compiled._cache_size() == before
 
 

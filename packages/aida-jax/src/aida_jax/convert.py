@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .layers import Leaf, StackedAxes, leaves_of
-from .transform import ScaleByAidaState
+from .transform import ScaleByAidaState, check_nu, member_state
 
-Named = Mapping[str, np.ndarray]
 STATE = ("step", "exp_avg", "exp_avg_var")
+CONVERTED = "give what aida.convert_state(state_dict, optimizer) of the torch side makes of it"
 
 
 def state_from_torch(
-    state_dict: Mapping[str, Any],
+    state_dict: Any,
     to_tree: Callable[[dict[str, np.ndarray]], Any],
     names: Sequence[str] | None = None,
     *,
@@ -26,18 +26,19 @@ def state_from_torch(
     """The state of a member of aida.optimizers as that of the same member here.
 
     Arguments:
-        state_dict: what optimizer.state_dict() of the torch side gives.
+        state_dict: what optimizer.state_dict() of the torch side gives; or the optimizer itself, which alone
+            knows where the layers lie if its `layers` makes others than parameters.
         to_tree: the function by which the model's parameters come here, of NumPy arrays by their torch names
             to the tree of parameters: transposed, stacked, renamed. It is called with the moments.
         names: the parameters' names in the optimizer's order, such as
             [name for name, _ in model.named_parameters()]. Default: None, the names in the state, which it
             has where the optimizer was given named parameters.
-        layers: as the member here is given it. Default: None, a leaf is one layer.
+        layers: as the member here is given it; for layerwise="pre". Default: None, a leaf is one layer.
 
     Returns a ScaleByAidaState, to put where the member's own is: optimizer.init(params) with its first entry
     replaced, for a member with a learning rate. Hyperparameters do not come with it. Raises ValueError where
     layers have been stepped a different number of times, which one count cannot say, with their names; where
-    there are no names, and for a state that is none of this family's.
+    there are no names or a layer there is none here, and for a state that is none of this family's.
 
     Example:
         >>> import aida, aida_jax, torch
@@ -54,6 +55,9 @@ def state_from_torch(
         >>> state[0].mu["kernel"].shape, int(state[0].count)
         ((3, 2), 1)
     """
+    of_torch, layering = state_dict, getattr(state_dict, "layering", None)
+    if layering is not None:
+        state_dict = of_torch.state_dict()
     by_name = _named_states(state_dict, names)
     counts = {name: int(float(of_p["step"])) if of_p else 0 for name, of_p in by_name.items()}
     if len(set(counts.values())) > 1:
@@ -69,21 +73,24 @@ def state_from_torch(
         )
     m = {name: _array(of_p["exp_avg"]) for name, of_p in by_name.items()}
     v = {name: _array(of_p["exp_avg_var"]) for name, of_p in by_name.items()}
-    pooled = any(v[name].ndim == 0 and m[name].ndim > 0 for name in m)
     mu = jax.tree.map(jnp.array, to_tree(m))
-    if not pooled:
+    if all(v[name].shape == m[name].shape for name in m):
         nu = jax.tree.map(jnp.array, to_tree(v))
     else:  # v of each layer in all of its places, so that it goes where the layer goes
-        spread = to_tree({name: np.broadcast_to(v[name], m[name].shape) for name in m})
+        if layering is None and any("layers" in group for group in state_dict["param_groups"]):
+            raise ValueError(
+                "this state has a v for each layer that the argument `layers` made, and does not say where "
+                "they lie: give the torch optimizer itself in place of its state_dict()"
+            )
+        places = _places(of_torch, [*m]) if layering is not None else {name: [...] for name in m}
+        spread = to_tree({name: _spread(m[name], v[name], places[name]) for name in m})
         leaves, arrays, treedef = leaves_of(spread, layers)
-        nu = treedef.unflatten(
-            [jnp.array(_one_each(leaf, x)) for leaf, x in zip(leaves, arrays, strict=True)]
-        )
+        nu = treedef.unflatten([_one_each(leaf, x) for leaf, x in zip(leaves, arrays, strict=True)])
     return ScaleByAidaState(jnp.asarray(next(iter(counts.values())), jnp.int32), mu, nu)
 
 
 def state_to_torch(
-    state: ScaleByAidaState,
+    state: Any,
     optimizer: Any,
     from_tree: Callable[[Any], Mapping[str, Any]],
     names: Sequence[str] | None = None,
@@ -93,14 +100,14 @@ def state_to_torch(
     """The opposite: a state dict for the same member of the torch side, to load with load_state_dict.
 
     Arguments:
-        state: a member's ScaleByAidaState, the first entry of the state of a member with a learning rate.
+        state: an optimizer's state with one member's ScaleByAidaState in it, wherever that is.
         optimizer: the member of the torch side, for its parameters and groups, which stay as they are.
         from_tree: the function by which parameters go to torch: of the tree, to arrays by their torch names.
         names: as in state_from_torch. Default: None, the names in the optimizer's groups.
-        layers: as the member here was given it. Default: None, a leaf is one layer.
+        layers: as the member here was given it; for layerwise="pre". Default: None, a leaf is one layer.
 
     Returns a dict as optimizer.state_dict() gives it. Every layer's counter is the count. Raises ValueError
-    where names or shapes differ. Needs torch.
+    where names, shapes or layers differ, TypeError for an optimizer that is no member. Needs torch.
 
     Example:
         >>> import aida, aida_jax, jax.numpy as jnp, torch
@@ -110,25 +117,30 @@ def state_to_torch(
         >>> optimizer = aida_jax.aida(1e-3)
         >>> _, state = optimizer.update(params, optimizer.init(params), params)
         >>> of_torch = aida.Aida(torch.nn.Linear(3, 2).named_parameters(), lr=1e-3)
-        >>> of_torch.load_state_dict(aida_jax.state_to_torch(state[0], of_torch, from_tree))
+        >>> of_torch.load_state_dict(aida_jax.state_to_torch(state, of_torch, from_tree))
         >>> [float(of_p["step"]) for of_p in of_torch.state.values()]
         [1.0, 1.0]
     """
     import torch  # here alone: the package does not need it
 
-    given = optimizer.state_dict()
-    order = _names(given, names)
-    of_name = dict(zip(order, (p for group in optimizer.param_groups for p in group["params"]), strict=True))
-    leaves, mu, treedef = leaves_of(state.mu, layers)
-    nu = treedef.flatten_up_to(state.nu)
-    shapes = [jnp.shape(x) for x in mu]
-    pooled = any(np.shape(x) != shape for x, shape in zip(nu, shapes, strict=True))
+    if not hasattr(optimizer, "layering"):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; it must be the same member of the torch side, such "
+            "as aida.Aida(model.named_parameters())"
+        )
+    given, own = optimizer.state_dict(), member_state(state)
+    of_name = dict(zip(_names(given, names), _parameters(optimizer), strict=True))
+    leaves, mu, treedef = leaves_of(own.mu, layers)
+    nu = treedef.flatten_up_to(own.nu)
+    pooled = any(jnp.shape(x) != jnp.shape(y) for x, y in zip(mu, nu, strict=True))
+    check_nu(leaves, mu, nu, pooled)
     if pooled:
         nu = [
-            np.broadcast_to(np.reshape(x, (*leaf.stack, *[1] * (len(shape) - leaf.stacked))), shape)
-            for leaf, x, shape in zip(leaves, nu, shapes, strict=True)
+            np.broadcast_to(np.reshape(x, (*leaf.stack, *[1] * (jnp.ndim(y) - leaf.stacked))), jnp.shape(y))
+            for leaf, x, y in zip(leaves, nu, mu, strict=True)
         ]
-    m, v = from_tree(state.mu), from_tree(treedef.unflatten(nu))
+    places = _places(optimizer, [*of_name]) if pooled else {}
+    m, v = from_tree(own.mu), from_tree(treedef.unflatten(nu))
     states: dict[int, dict[str, Any]] = {}
     for key, (name, p) in enumerate(of_name.items()):
         if name not in m or np.shape(m[name]) != tuple(p.shape):
@@ -137,10 +149,59 @@ def state_to_torch(
                 f"parameter {name!r} has the shape {tuple(p.shape)}, and from_tree gives {got}: it must give "
                 "every parameter of the optimizer by its torch name, as torch has it"
             )
-        of_v = np.asarray(v[name]).reshape(-1)[0] if pooled else v[name]
-        arrays = (np.float32(state.count), m[name], of_v)
-        states[key] = {part: torch.tensor(_numpy(x)) for part, x in zip(STATE, arrays, strict=True)}
+        of_v = np.asarray(v[name])
+        if pooled:
+            parts = [_only(f"parameter {name!r}", of_v[place]) for place in places[name]]
+            of_v = np.asarray(parts if len(parts) > 1 else parts[0], of_v.dtype)
+        arrays = (np.float32(own.count), m[name], of_v)
+        tensors = (torch.asarray(_numpy(x)).clone(memory_format=torch.contiguous_format) for x in arrays)
+        states[key] = dict(zip(STATE, tensors, strict=True))
     return {**given, "state": states}
+
+
+def _parameters(optimizer: Any) -> list[Any]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _places(optimizer: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Where the layers of each parameter of a torch optimizer lie in it."""
+    places: dict[str, list[Any]] = {}
+    for name, p in zip(names, _parameters(optimizer), strict=True):
+        if (key := optimizer.layering.key(p)) is not None:
+            raise ValueError(
+                f"parameter {name!r} is a part of the layer {key!r}, which has several tensors, and here "
+                "each tensor is a layer: begin with empty moments, optimizer.init(params)"
+            )
+        slices = optimizer.layering.slices(p)
+        places[name] = [tuple(slice(*ends) for ends in layer.box) for layer in slices] or [...]
+    return places
+
+
+def _spread(m: np.ndarray, v: np.ndarray, places: Sequence[Any]) -> np.ndarray:
+    """v of each layer in all of its places."""
+    spread = np.empty(m.shape, v.dtype)
+    for place, x in zip(places, v.reshape(-1), strict=True):
+        spread[place] = x
+    return spread
+
+
+def _one_each(leaf: Leaf, x: Any) -> jax.Array:
+    """One entry for each layer of a leaf."""
+    x = np.asarray(x)
+    numbers = [_only(f"leaf {leaf.name!r}", part) for part in x.reshape(leaf.count, leaf.numel)]
+    return jnp.array(np.asarray(numbers, x.dtype).reshape(leaf.stack))
+
+
+def _only(what: str, x: np.ndarray) -> Any:
+    """The one number that a layer holds in all of its places; 0 where it has none."""
+    if not x.size:
+        return 0.0
+    if not np.array_equal(x, np.full_like(x, x.flat[0]), equal_nan=True):
+        raise ValueError(
+            f"{what} has several layers of the other side, each with a v of its own, and is given as one: "
+            "give layers= as the member here has it, and the torch optimizer the `layers` that it has there"
+        )
+    return x.flat[0]
 
 
 def _named_states(state_dict: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
@@ -156,8 +217,14 @@ def _named_states(state_dict: Mapping[str, Any], names: Sequence[str] | None) ->
         if of_p and not {*STATE} <= {*of_p}:
             raise ValueError(
                 f"the state of {name!r} has {', '.join(of_p)} and not {', '.join(STATE)}: it is of another "
-                "optimizer than this family's"
+                f"optimizer than this family's; {CONVERTED}"
             )
+    # Other AdaBeliefs have the same names, and eps in their v.
+    if not all({"saved_by", "decoupled_weight_decay"} & {*group} for group in state_dict["param_groups"]):
+        raise ValueError(
+            "this state's groups have no 'decoupled_weight_decay': it is of another optimizer than this "
+            f"family's, and its v may have eps in it; {CONVERTED}"
+        )
     return by_name
 
 
@@ -198,8 +265,3 @@ def _numpy(x: Any) -> np.ndarray:
     """An array of one's own, of a type that torch knows."""
     x = np.array(x)
     return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
-
-
-def _one_each(leaf: Leaf, x: Any) -> np.ndarray:
-    """One entry of each layer of a leaf whose layers are constant."""
-    return np.asarray(x).reshape(*leaf.stack, -1)[..., 0]

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .layers import Leaf, StackedAxes, as_real, leaves_of
+from .layers import Leaf, as_real, leaves_of
 from .monitor.schema import AT_CAP, PER_OCTAVE
 from .settings import SUMS
 from .transform import ScaleByAidaState, layer_sums, stepsize
@@ -25,7 +25,7 @@ def histogram_top(cap: float) -> int:
     return ceil(log2(cap))
 
 
-@partial(jax.jit, static_argnames="layers")
+@partial(jax.jit, static_argnames="stacked")
 def measured(
     state: ScaleByAidaState,
     params: Mapping[str, Any],
@@ -34,14 +34,16 @@ def measured(
     cap: float,
     top: float,
     *,
-    layers: StackedAxes | None,
+    stacked: tuple[int, ...],
 ) -> tuple[jax.Array, jax.Array]:
     """([COLUMNS, L], histograms [L, BINS]) of a step that is done.
 
     params and grads: by the leaves' paths; grads may lack any. scalars: family.step_scalars of the step, from
-    the host, where they are exact.
+    the host, where they are exact. stacked: how many leading axes of each leaf count layers; the function
+    that says so may be a new one at every record, and would be compiled anew.
     """
-    leaves, mu, treedef = leaves_of(state.mu, layers)
+    each = iter(stacked)
+    leaves, mu, treedef = leaves_of(state.mu, lambda path: next(each))
     columns, histograms = [], []
     for leaf, m, v in zip(leaves, map(as_real, mu), treedef.flatten_up_to(state.nu), strict=True):
         p = as_real(params[leaf.name])

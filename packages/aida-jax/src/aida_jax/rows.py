@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,7 @@ from .layers import Leaf, leaves_of, path_name
 from .monitor import measures
 from .monitor.schema import Row
 from .settings import Member, Settings
-from .transform import ScaleByAidaState
+from .transform import check_nu, member_state
 
 
 def layer_stepsizes(
@@ -30,12 +30,13 @@ def layer_stepsizes(
 
     u = 1/(sqrt(v/(1-b2^t) + eps/(1-b2)) + eps_out): neither the learning rate nor the first bias correction
     is in it, as in the figure of arXiv 2203.13273. Rows are as those of aida.monitor: its sinks, its plots
-    and the command `aida stepsizes` take them; aida_jax.monitor has sinks and plots without torch.
+    and the command `aida stepsizes` take them; aida_jax.monitor has sinks and plots without torch, but
+    TensorBoard, which writes through torch.
 
     Arguments:
         state: the optimizer's state after the update, with one member's ScaleByAidaState in it, wherever a
             chain, a mask or inject_hyperparams has put that.
-        params: the parameters after the update has been applied.
+        params: the parameters after the update has been applied; what else is in their tree is left out.
         grads: the gradients that the member's update was given; they give the cosine and the norm of g, and
             the residual. Default: None, which leaves those None.
         optimizer: the member that the state is of, as aida_jax.aida(1e-3) gives it. Where hyperparameters are
@@ -45,8 +46,9 @@ def layer_stepsizes(
 
     Returns rows as aida.monitor's schema lists them, none before the first step; a layer of a leaf that
     stacks several is called "blocks/kernel[3]". It takes one compiled pass over the layers, whose arrays may
-    be sharded (outside of shard_map). Raises TypeError for an optimizer that is no member, ValueError for a
-    state with no member's state in it or several, KeyError where params lack a leaf.
+    be sharded (outside of shard_map). Raises TypeError for an optimizer that is no member and inside of jit,
+    ValueError for a state with no member's state in it or several, of another member's form, or of several
+    models, KeyError where params lack a leaf.
 
     Example:
         >>> import aida_jax, jax, jax.numpy as jnp, optax
@@ -66,14 +68,19 @@ def layer_stepsizes(
         )
     s, own = optimizer.settings, member_state(state)
     count = int(own.count)
-    leaves, _, _ = leaves_of(own.mu, s.layers)
+    leaves, mu, treedef = leaves_of(own.mu, s.layers)
+    check_nu(leaves, mu, treedef.flatten_up_to(own.nu), s.layerwise == "pre")
     if not count or not leaves:
         return []
     b1, b2, eps, eps_out = (float(x) for x in (s.b1, s.b2, s.eps, s.eps_out))
     scalars = family.step_scalars(count, lr=1.0, b1=b1, b2=b2, eps=eps, eps_out=eps_out, rectify=s.rectify)
     cap = 1 / (1 / family.stepsize_cap(eps, b2) + eps_out)
-    top, given = histogram_top(cap), _by_path(grads)
-    table, counts = jax.device_get(measured(own, _by_path(params), given, scalars, cap, top, layers=s.layers))
+    top, names = histogram_top(cap), [leaf.name for leaf in leaves]
+    of_params, given = _by_path(params, names), _by_path(grads, names)
+    if missing := [name for name in names if name not in of_params]:
+        raise KeyError(f"params lack {', '.join(missing[:3])}: give all that the optimizer was given")
+    stacked = tuple(leaf.stacked for leaf in leaves)
+    table, counts = jax.device_get(measured(own, of_params, given, scalars, cap, top, stacked=stacked))
     columns: dict[str, np.ndarray] = dict(zip(COLUMNS, table.astype(np.float64), strict=True))
     pairs = _coefficients(s, columns)
     step_size = scalars[3] * _learning_rate(optimizer, count)
@@ -92,20 +99,10 @@ def layer_stepsizes(
     return rows
 
 
-def member_state(state: Any) -> ScaleByAidaState:
-    """The one member's state within a state of any transformation."""
-    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScaleByAidaState))
-    found = [x for x in nodes if isinstance(x, ScaleByAidaState)]
-    if len(found) != 1:
-        raise ValueError(
-            f"this state has {len(found)} ScaleByAidaStates in it; give the part with the one to look at, as "
-            "state.inner_states[label] of optax.partition"
-        )
-    return found[0]
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+def _by_path(tree: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The leaves with these names: a model may have functions beside its parameters."""
+    found = {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {name: found[name] for name in names if name in found}
 
 
 def _layer_names(leaf: Leaf) -> Iterator[str]:

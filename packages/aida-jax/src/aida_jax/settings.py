@@ -93,10 +93,16 @@ class Member(optax.GradientTransformationExtraArgs):
         member.settings, member.learning_rate = settings, learning_rate
         return member
 
+    def _replace(self, **changed: Any) -> Member:  # type: ignore[override]
+        """As a named tuple's, and the settings stay."""
+        return self.made(*super()._replace(**changed), self.settings, self.learning_rate)
 
-def check_number(name: str, x: Any, fits: Callable[[float], bool], wanted: str) -> None:
+
+def check_number(
+    name: str, x: Any, fits: Callable[[float], bool], wanted: str, takes_schedules: bool = False
+) -> None:
     """Raise ValueError for a plain number that does not fit; an array may be traced and passes."""
-    if isinstance(x, jax.Array | np.ndarray):
+    if isinstance(x, jax.Array | np.ndarray) or (takes_schedules and callable(x)):
         return
     if callable(x):
         raise TypeError(

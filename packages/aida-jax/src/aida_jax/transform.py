@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from . import family
 from .documented import documented
@@ -36,6 +37,39 @@ class ScaleByAidaState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # optax's name; a tuple has a method that is called so
     mu: optax.Updates
     nu: optax.Updates
+
+
+def member_state(state: Any) -> ScaleByAidaState:
+    """The one member's state within a state of any transformation, of one model and with numbers in it."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScaleByAidaState))
+    found = [x for x in nodes if isinstance(x, ScaleByAidaState)]
+    if len(found) != 1:
+        raise ValueError(
+            f"this state has {len(found)} ScaleByAidaStates in it; give the part with the one to look at, as "
+            "state.inner_states[label] of optax.partition"
+        )
+    count = found[0].count
+    if isinstance(count, Tracer):
+        raise TypeError(
+            "this state is traced, and has no numbers yet: return it from the compiled function, and call "
+            "this outside of jit"
+        )
+    if jnp.ndim(count):
+        raise ValueError(
+            f"this state is of {jnp.shape(count)} models, as jax.vmap(optimizer.init) makes it: give one of "
+            "them, jax.tree.map(lambda x: x[0], state), and the parameters of the same"
+        )
+    return found[0]
+
+
+def check_nu(leaves: Sequence[Leaf], mu: Arrays, nu: Arrays, pooled: bool) -> None:
+    """Raise ValueError for a state of another form, or of other layers."""
+    for leaf, m, v in zip(leaves, mu, nu, strict=True):
+        if (got := jnp.shape(v)) != (wanted := leaf.stack if pooled else jnp.shape(m)):
+            raise ValueError(
+                f"nu of leaf {leaf.name!r} has the shape {got}, and {wanted} belongs to this layerwise and "
+                "these layers: give layerwise= and layers= as the state was made with them"
+            )
 
 
 @documented
@@ -121,6 +155,7 @@ def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, Sc
     leaves, given, treedef = leaves_of(updates, s.layers, s.axis_name)
     check_axes(leaves, given)
     mu, nu = treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu)
+    check_nu(leaves, mu, nu, s.layerwise == "pre")
     count = jnp.where(state.count < LAST_COUNT, state.count + 1, LAST_COUNT)
     t = step_scalars(count, b1=s.b1, b2=s.b2, eps=s.eps, eps_out=s.eps_out, rectify=s.rectify)
 
