@@ -12,7 +12,7 @@ import aida
 from aida.optimizers.waves import Worked, waves_of
 from helpers.backends import every_backend
 from helpers.edits import everything, outcome
-from helpers.members import MEMBERS, OWN, assert_bitwise, parameters, set_gradients, snapshot, train
+from helpers.members import MEMBERS, OWN, parameters, set_gradients, train
 
 every_member = pytest.mark.parametrize("cls", MEMBERS)
 
@@ -164,67 +164,6 @@ def test_a_first_step_in_inference_mode_is_followed_by_others(backend):
     assert float(optimizer.state[p]["step"]) == 2
 
 
-def in_turn(cls, backend, options, layers):
-    """What one optimizer a layer gives, stepped one after the other, as torch's loop does."""
-    optimizers = [cls([p], **{**options, **backend.arguments}) for p, _ in layers]
-    for _ in range(3):
-        for optimizer, (p, g) in zip(optimizers, layers, strict=True):
-            p.grad = g
-            optimizer.step()
-    return [x for optimizer in optimizers for x in snapshot(optimizer)]
-
-
-def views(how, size):
-    buffer = torch.linspace(-1, 1, 3 * size).clone()
-    starts = {
-        "one memory": (0, 0, 0),
-        "overlapping": (0, size // 2, size),
-        "neighbours": (0, size, 2 * size),
-    }[how]
-    gradients = torch.randn(3, size, generator=torch.Generator().manual_seed(size))
-    return [(Parameter(buffer[a : a + size]), g) for a, g in zip(starts, gradients, strict=True)]
-
-
-@every_backend
-@every_member
-@pytest.mark.parametrize("how", ["one memory", "overlapping", "neighbours"])
-def test_parameters_that_share_memory_step_one_after_the_other(cls, backend, how):
-    """As torch's loop, to the bit and with any number of threads."""
-    backend.load()
-    size = 40_000 if backend.arguments.get("fused") else 30
-    seen = []
-    for threads in (1, 2, 4, 2):
-        torch.set_num_threads(threads)
-        layers = views(how, size)
-        optimizer = cls([p for p, _ in layers], weight_decay=0.1, **backend.arguments)
-        for p, g in layers:
-            p.grad = g
-        for _ in range(3):
-            optimizer.step()
-        seen.append(snapshot(optimizer))
-    for other in seen[1:]:
-        assert_bitwise(other, seen[0])
-    torch.set_num_threads(1)
-    assert_bitwise(seen[0], in_turn(cls, backend, {"weight_decay": 0.1}, views(how, size)))
-
-
-@every_backend
-@every_member
-def test_one_parameter_twice_is_stepped_twice(cls, backend):
-    backend.load()
-    (p,), (q,) = parameters([(4, 3)]), parameters([(4, 3)])
-    with pytest.warns(UserWarning, match="duplicate parameters"):
-        twice = cls([p, p], **backend.arguments)
-    once = cls([q], **backend.arguments)
-    for t in range(3):
-        set_gradients([p], t)
-        q.grad = p.grad
-        twice.step()
-        once.step()
-        once.step()
-    assert_bitwise(snapshot(twice)[:4], snapshot(once))
-
-
 class FailsLater(aida.Aida):
     """A rule that raises when it is asked for the `calls`-th time."""
 
@@ -261,27 +200,6 @@ def test_a_rule_that_fails_in_a_later_wave_leaves_the_earlier_ones_unstepped(bac
     cls.calls = 100
     optimizer.step()
     assert float(optimizer.state[p]["step"]) == 3 * (steps + 1)
-
-
-@every_backend
-@every_member
-def test_layers_that_share_their_moments_step_one_after_the_other(cls, backend):
-    backend.load()
-    size = 40_000 if backend.arguments.get("fused") else 30
-    seen = []
-    for threads in (1, 2, 4):
-        torch.set_num_threads(threads)
-        params = parameters([(size,), (size,)])
-        optimizer = cls(params, **backend.arguments)
-        set_gradients(params, 0)
-        optimizer.step()
-        optimizer.state[params[1]]["exp_avg"] = optimizer.state[params[0]]["exp_avg"]
-        optimizer.step()
-        optimizer.step()
-        seen.append(snapshot(optimizer))
-    for other in seen[1:]:
-        assert_bitwise(other, seen[0])
-    assert not torch.equal(seen[0][0], seen[0][4])
 
 
 @every_backend

@@ -93,6 +93,20 @@ class LayerBatch:
         return [column[i] for i in self.cut.param]
 
 
+class Ready(NamedTuple):
+    """A parameter that has a gradient and was found right, with its state."""
+
+    number: int  # its place in the optimizer
+    place: int  # and among the group's parameters that have a gradient
+    param: Tensor
+    state: dict[str, Any]
+    is_new: bool  # whether the state is not the optimizer's yet
+    tensors: tuple[Tensor, ...]  # p, g, m and v as they are worked on
+    numel: int  # of the whole layer
+    codes: tuple[str, ...]  # the moments that are codes of 8 bits
+    is_piece: bool  # of a layer that ranks share
+
+
 def gather(
     group: dict[str, Any],
     params: list[Tensor],
@@ -101,16 +115,15 @@ def gather(
     whole_numel: Mapping[Tensor, int],
     who: str,
     layering: Layering,
-) -> list[LayerBatch]:
-    """The layers that have a gradient, by device, type and wave; missing states are made, and not yet stored.
+    made: dict[Tensor, dict[str, Any]],
+) -> list[Ready]:
+    """The parameters of a group that have a gradient; missing states are made, and not yet stored.
 
     numbers: the parameters' places in the optimizer. whole_numel: elements of whole layers that only
-    the caller knows. Raises RuntimeError for what `who` cannot step, before anything is changed.
+    the caller knows. made: takes up the states that are made in this step. Raises RuntimeError for what
+    `who` cannot step, before anything is changed.
     """
-    found: dict[Any, LayerBatch] = {}
-    made: dict[Tensor, dict[str, Any]] = {}
-    entries = []
-    place = 0
+    found: list[Ready] = []
     traced = torch.compiler.is_compiling()
     for i, (number, p) in enumerate(zip(numbers, params, strict=True)):
         g = p.grad
@@ -137,42 +150,53 @@ def gather(
         numel = whole_numel.get(p) or p.numel()
         if p.is_complex():
             tensors, numel = tuple(map(_real, tensors)), 2 * numel
-        entries.append((number, place, p, of_p, tensors, numel or 1, codes))  # an empty layer's sums are 0
-        place += 1
-    waves, earlier = waves_of(
-        [
-            Worked(
-                p,
-                (*tensors, *(of_p[name] for name in SCALES if name in of_p)),
-                sharding.is_dtensor(p) or bool(whole_numel.get(p)),
-            )
-            for _, _, p, of_p, tensors, *_ in entries
-        ]
-    )
-    choices = {f"use_{name}": group[name] for name in ("foreach", "fused")}
-    for entry, wave, before in zip(entries, waves, earlier, strict=True):
-        number, place, p, of_p, tensors, numel, codes = entry
-        key = tensors[0].device, p.dtype, codes, wave
+        is_piece = sharding.is_dtensor(p) or bool(whole_numel.get(p))
+        # The sums of an empty layer are 0.
+        found.append(Ready(number, len(found), p, of_p, p in made, tensors, numel or 1, codes, is_piece))
+    return found
+
+
+def order(ready: Iterable[Ready]) -> list[tuple[int, int]]:
+    """Of each its wave, and how often its parameter came earlier, as `waves_of`."""
+    layers = [
+        Worked(
+            one.param,
+            (*one.tensors, *(one.state[name] for name in SCALES if name in one.state)),
+            one.is_piece,
+        )
+        for one in ready
+    ]
+    return [*zip(*waves_of(layers), strict=True)]
+
+
+def batches_of(
+    ready: Sequence[Ready], places: Sequence[tuple[int, int]], group: dict[str, Any], layering: Layering
+) -> list[LayerBatch]:
+    """A group's layers by device, type and wave; places: what `order` has found of each."""
+    found: dict[Any, LayerBatch] = {}
+    for one, (wave, before) in zip(ready, places, strict=True):
+        key = one.tensors[0].device, one.param.dtype, one.codes, wave
         if key not in found:
             found[key] = LayerBatch(None, wave)  # type: ignore[arg-type]  # chosen below, of all its layers
         batch = found[key]
-        batch.params.append(p)
-        batch.states.append(of_p)
-        batch.steps.append(of_p["step"])
+        batch.params.append(one.param)
+        batch.states.append(one.state)
+        batch.steps.append(one.state["step"])
         batch.earlier.append(before)
-        batch.numbers.append(number)
-        batch.places.append(place)
-        batch.has_new_states = batch.has_new_states or p in made
-        layers = batch.layers
-        if layering.slices(p) or batch.cut is not None:
-            _append_cut(batch, tensors, numel, layering.slices(p), group.get("layerwise") == "pre")
+        batch.numbers.append(one.number)
+        batch.places.append(one.place)
+        batch.has_new_states = batch.has_new_states or one.is_new
+        layers, slices = batch.layers, layering.slices(one.param)
+        if slices or batch.cut is not None:
+            _append_cut(batch, one.tensors, one.numel, slices, group.get("layerwise") == "pre")
             continue
-        for to, x in zip((layers.p, layers.g, layers.m, layers.v), tensors, strict=True):
+        for to, x in zip((layers.p, layers.g, layers.m, layers.v), one.tensors, strict=True):
             to.append(x)
         for to, name, scale in zip((layers.m_scale, layers.v_scale), MOMENTS, SCALES, strict=True):
-            if name in codes:
-                to.append(of_p[scale])
-        layers.numel.append(numel)
+            if name in one.codes:
+                to.append(one.state[scale])
+        layers.numel.append(one.numel)
+    choices = {f"use_{name}": group[name] for name in ("foreach", "fused")}
     for batch in found.values():
         if layering.shares:
             _share(batch, layering)

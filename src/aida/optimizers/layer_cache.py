@@ -13,15 +13,18 @@ layers of one group of which some keep moments in 8 bits and some do not, and pa
 slices, whose views would keep memory that its owner has given up.
 Which layers share a key depends on `layers` and on the parameters, shapes and names of all groups
 (`Layering.update` compares them at every step): where one is new, the cache is cleared.
+Waves depend on where the tensors of all groups that step together lie: they are found anew where one of these
+is gathered, or was last stepped beside others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import repeat
+from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 from operator import is_, is_not
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,16 +32,18 @@ from torch import Tensor
 
 from .. import sharding
 from ..backends import tensors as memory
-from .layer_batch import GroupPart, LayerBatch, gather
+from .layer_batch import GroupPart, LayerBatch, Ready, batches_of, gather, order
 from .layer_checks import MOMENTS, SCALES
 from .layers import Layering
 from .validate import Checked, check_group
+from .waves import Extent, are_apart, extent
 
 MAX_LAYOUTS = 256  # kept at most, where layers are stepped in many combinations
 CHOICES = ("foreach", "fused", "differentiable", "layerwise", "state_dtype", "stochastic_rounding")
 
 
-class _Found(NamedTuple):
+@dataclass(slots=True)
+class _Found:
     """What a group's batches were gathered from."""
 
     params: list[Tensor]
@@ -50,6 +55,9 @@ class _Found(NamedTuple):
     written: list[str]  # what a step writes of each layer's state
     described: memory.Described | None  # of p, g and what is written; None: cannot be compared
     batches: list[LayerBatch]
+    beside: list[Any] = field(default_factory=list)  # the keys of all parts that its waves were found with
+    is_apart: bool = True  # whether it shares no memory with these
+    extent: Extent | None = None  # the memory that is worked on, where there are others
 
 
 class LayerCache:
@@ -67,46 +75,100 @@ class LayerCache:
 
     def find(
         self,
-        part: GroupPart,
-        group: dict[str, Any],
+        parts: Sequence[GroupPart],
+        groups: Sequence[dict[str, Any]],
         state: Any,
-        function_rule: bool,
+        function_rules: Sequence[bool],
         reduce_groups: sharding.ReduceGroups | None = None,
-    ) -> list[LayerBatch]:
-        """The batches of a group's part, gathered and checked anew where the last step's do not serve.
+    ) -> list[list[LayerBatch]]:
+        """The batches of each part, gathered and checked anew where the last step's do not serve.
 
-        state: the optimizer's; nothing of it is changed. function_rule: whether (alpha, beta) depend on sums.
+        groups: of each part. state: the optimizer's; nothing of it is changed. function_rules: of each part,
+        whether (alpha, beta) depend on sums. Values of groups have been checked.
         """
         if torch.compiler.is_compiling():
-            return self._gather(part, group, state, function_rule, reduce_groups)
-        self._check_values(part.group, group)
-        key = part.group, part.key
-        found = self._found.pop(key, None)  # and stays away if anything raises
-        if found is None or found.numbers != part.numbers or not _refresh(found, group, part.params, state):
-            batches, last = self._gather(part, group, state, function_rule, reduce_groups), found
-            found = _found(batches, group, part.params, part.numbers, state, self._whole.numel)
-            if last is not None and found.described is None:
-                # Addresses are never given then, without which a backend takes only what it compares itself.
-                for batch, old in zip(batches, last.batches, strict=False):
-                    if batch.backend is old.backend:
-                        batch.layers.prepared = old.layers.prepared
-        self._used[key] = found
-        return found.batches
+            ready = self._gatherer(parts, groups, state, function_rules, reduce_groups)
+            every = [ready(i) for i in range(len(parts))]
+            places = iter(order(chain.from_iterable(every)))
+            return [
+                batches_of(one, [*islice(places, len(one))], group, self._layering)
+                for one, group in zip(every, groups, strict=True)
+            ]
+        keys = [(part.group, part.key) for part in parts]
+        last = [self._found.pop(key, None) for key in keys]  # and stay away if anything raises
+        found = []
+        for one, part, group in zip(last, parts, groups, strict=True):
+            if one is not None and one.beside == keys and _serves(one, part, group, state):
+                found.append(one)
+        if len(found) < len(parts):
+            ready = self._gatherer(parts, groups, state, function_rules, reduce_groups)
+            found = self._find_anew(keys, last, parts, groups, state, ready)
+        batches = []
+        for key, one in zip(keys, found, strict=True):
+            self._used[key] = one
+            batches.append(one.batches)
+        return batches
 
-    def _gather(
+    def _gatherer(
         self,
-        part: GroupPart,
-        group: dict[str, Any],
+        parts: Sequence[GroupPart],
+        groups: Sequence[dict[str, Any]],
         state: Any,
-        function_rule: bool,
+        function_rules: Sequence[bool],
         reduce_groups: sharding.ReduceGroups | None,
-    ) -> list[LayerBatch]:
-        if function_rule or group.get("layerwise"):  # which needs whole layers
-            self._whole.check(part.group, group["params"], reduce_groups)
-        return gather(group, part.params, part.numbers, state, self._whole.numel, self._who, self._layering)
+    ) -> Callable[[int], list[Ready]]:
+        """What gathers and checks the layers of a part, by its place in `parts`."""
+        made: dict[Tensor, dict[str, Any]] = {}
 
-    def _check_values(self, i: int, group: dict[str, Any]) -> None:
-        """Check what schedulers and users have set in a group since its last step."""
+        def ready(i: int) -> list[Ready]:
+            group, part = groups[i], parts[i]
+            if function_rules[i] or group.get("layerwise"):  # which needs whole layers
+                self._whole.check(part.group, group["params"], reduce_groups)
+            numel, who = self._whole.numel, self._who
+            return gather(group, part.params, part.numbers, state, numel, who, self._layering, made)
+
+        return ready
+
+    def _find_anew(
+        self,
+        keys: list[Any],
+        last: Sequence[_Found | None],
+        parts: Sequence[GroupPart],
+        groups: Sequence[dict[str, Any]],
+        state: Any,
+        ready: Callable[[int], list[Ready]],
+    ) -> list[_Found]:
+        """find() where a part has to be gathered, by ready(), or steps beside others than before."""
+        kept = [
+            one if one is not None and _serves(one, part, group, state) else None
+            for one, part, group in zip(last, parts, groups, strict=True)
+        ]
+        new = {i: ready(i) for i, one in enumerate(kept) if one is None}
+
+        def found_anew(i: int, places: Sequence[tuple[int, int]]) -> _Found:
+            batches = batches_of(new[i], places, groups[i], self._layering)
+            return _found(batches, groups[i], parts[i].params, parts[i].numbers, state, self._whole.numel)
+
+        found = [one or found_anew(i, order(new[i])) for i, one in enumerate(kept)]
+        if len(found) > 1:
+            for one in found:
+                one.extent = one.extent or _extent(one.batches)
+        is_apart = len(found) == 1 or are_apart([one.extent or {} for one in found])
+        if not (is_apart and all(one.is_apart for one in found)):  # waves go through all parts
+            new |= {i: ready(i) for i in range(len(found)) if i not in new}
+            places = iter(order(chain.from_iterable(new[i] for i in range(len(found)))))
+            found = [found_anew(i, [*islice(places, len(new[i]))]) for i in range(len(found))]
+        for one, old in zip(found, last, strict=True):
+            one.beside, one.is_apart = keys, is_apart
+            if old is not None and old is not one and one.described is None:
+                # Addresses are never given then, without which a backend takes only what it compares itself.
+                for batch, before in zip(one.batches, old.batches, strict=False):
+                    if batch.backend is before.backend:
+                        batch.layers.prepared = before.layers.prepared
+        return found
+
+    def check_values(self, i: int, group: dict[str, Any]) -> None:
+        """Check what schedulers and users have set in group i since its last step."""
         last, now = self._checked.get(i, ()), group.values()
         if len(last) != len(now) or not all(map(is_, now, last)):
             check_group(group, self._own)
@@ -142,6 +204,17 @@ class LayerCache:
     def clear(self) -> None:
         """Gather and check everything anew in the next step."""
         self._found, self._used, self._checked = {}, {}, {}
+
+
+def _extent(batches: Sequence[LayerBatch]) -> Extent:
+    layers = [(p, of_p) for batch in batches for p, of_p in zip(batch.params, batch.states, strict=True)]
+    state = (of_p[name] for _, of_p in layers for name in (*MOMENTS, *SCALES) if name in of_p)
+    params = [p for p, _ in layers]
+    return extent(params, chain(params, state))
+
+
+def _serves(found: _Found, part: GroupPart, group: dict[str, Any], state: Any) -> bool:
+    return found.numbers == part.numbers and _refresh(found, group, part.params, state)
 
 
 def _refresh(found: _Found, group: dict[str, Any], params: list[Tensor], state: Any) -> bool:

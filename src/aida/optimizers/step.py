@@ -132,7 +132,11 @@ def run(
     ticks = [tick for step in early for tick in step.ticks]
     with undone_on_error([step.batch for step in early], ticks, state) if early else nullcontext():
         for wave in range(first, -1, -1):
-            _run_wave(wave, [step for step in steps if step.batch.wave == wave], state, reductions, shared)
+            of_wave = [step for step in steps if step.batch.wave == wave]
+            if wave < first:
+                for step in of_wave:
+                    step.batch.layers.prepared = None  # may hold copies of what the last wave wrote
+            _run_wave(wave, of_wave, state, reductions, shared)
 
 
 def _run_wave(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -31,7 +31,7 @@ class Stepping(Checkpointed):
         """Whether hooks are registered that step() calls and step_layers() does not."""
         return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
 
-    def _step(self, parts: Iterable[GroupPart], sharded: bool = False) -> None:
+    def _step(self, parts: Sequence[GroupPart], sharded: bool = False) -> None:
         """layer_batch -> prepare_step -> run: everything is checked before anything is written."""
         if not self.layering.is_plain and not torch.compiler.is_compiling():
             self.layering.update(self.param_groups)
@@ -39,11 +39,16 @@ class Stepping(Checkpointed):
         scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
         in_use = nullcontext() if torch.compiler.is_compiling() else self._layers.in_use(self.param_groups)
         with in_use, reductions or nullcontext():
-            steps: list[StepBatch] = []
+            groups, rules, of_functions = [], [], []
             for part in parts:
-                group = self.param_groups[part.group]
-                rule = self._kept_rule(part.group)
-                batches = self._layers.find(part, group, self.state, callable(rule), self.reduce_groups)
+                groups.append(group := self.param_groups[part.group])
+                if not torch.compiler.is_compiling():
+                    self._layers.check_values(part.group, group)
+                rules.append(rule := self._kept_rule(part.group))
+                of_functions.append(callable(rule))
+            found = self._layers.find(parts, groups, self.state, of_functions, self.reduce_groups)
+            steps: list[StepBatch] = []
+            for batches, group, rule in zip(found, groups, rules, strict=True):
                 steps += prepare_step(batches, group, rule=rule, eps_outside=self.eps_outside, **scaling)
             run(steps, self.state, reductions, self.layering if self.layering.shares else None)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ class Worked(NamedTuple):
 def waves_of(layers: list[Worked]) -> tuple[list[int], list[int]]:
     """Of each layer its wave, and how often its parameter came earlier. Waves are counted down to 0.
 
+    layers: of all groups that are stepped, in order, or of one that shares no memory with the others.
     One parameter may stand twice in a group, which torch warns of, and parameters may be views of one memory:
     each is stepped by itself, in order, as torch's loop does. Nearly all layers are in wave 0, the last one.
     A piece's wave counts its parameter alone, for which every rank finds the same, whatever its memory.
@@ -51,6 +54,35 @@ def _meet(one: list[Span], other: list[Span]) -> bool:
 
 
 Span = tuple[str, int, int] | None  # device, first byte, byte after the last of a plain tensor's memory
+Extent = dict[str, np.ndarray]
+"""Of each device the memory that tensors lie in: [n, 2], first byte and byte after the last, in order."""
+
+
+def extent(params: Iterable[Tensor], tensors: Iterable[Tensor]) -> Extent:
+    """Of tensors, and of the parameters as objects: pieces of layers are compared by these alone."""
+    found: dict[str, list[tuple[int, int]]] = {"objects": [(id(p), id(p) + 1) for p in params]}
+    for span in map(_span, tensors):
+        if span is not None:
+            found.setdefault(span[0], []).append(span[1:])
+    return {device: _merged(np.array(spans, np.int64)) for device, spans in found.items() if spans}
+
+
+def are_apart(extents: Iterable[Extent]) -> bool:
+    """Whether none has a byte of another's."""
+    of_device: dict[str, list[np.ndarray]] = {}
+    for one in extents:
+        for device, spans in one.items():
+            of_device.setdefault(device, []).append(spans)
+    together = [np.concatenate(spans) for spans in of_device.values() if len(spans) > 1]
+    return all(len(_merged(spans)) == len(spans) for spans in together)
+
+
+def _merged(spans: np.ndarray) -> np.ndarray:
+    """With those that overlap as one; what only touches stays apart."""
+    spans = spans[np.argsort(spans[:, 0], kind="stable")]
+    ends = np.maximum.accumulate(spans[:, 1])
+    first = np.concatenate([[True], spans[1:, 0] >= ends[:-1]])
+    return np.stack([spans[first, 0], ends[np.concatenate([first[1:], [True]])]], 1)
 
 
 def _span(x: Tensor) -> Span:
