@@ -243,3 +243,71 @@ def test_a_parameter_that_a_lazy_module_has_yet_to_make_has_no_layer_yet():
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     assert optimizer.layering.members("1") == [model[1].weight, model[1].bias]
+
+
+def named(prefix=""):
+    torch.manual_seed(1)
+    return [
+        (f"{prefix}{name}", Parameter(torch.randn(shape, dtype=torch.float64)))
+        for name, shape in (("0.weight", (4, 2)), ("0.bias", (4,)), ("1.weight", (4, 2)), ("1.bias", (4,)))
+    ]
+
+
+def heads(name, p):
+    return [slice(0, 2), slice(2, 4)] if name in ("0.weight", "1.weight") else None
+
+
+def is_known(optimizer):
+    """What the layers are, parameter by parameter."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return [(optimizer.layering.key(p), [str(x) for x in optimizer.layering.slices(p)]) for p in params]
+
+
+@pytest.mark.parametrize("layers", ["module", heads], ids=["module", "function"])
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
+def test_a_state_with_other_names_leaves_the_layers_as_they_are(layers, prefix):
+    """A compiled or wrapped model's checkpoint names its parameters otherwise."""
+    train(saved := aida.LAida(named(prefix)), range(2))
+    optimizer = aida.LAida(named(), layers=layers)
+    before = is_known(optimizer)
+    state = saved.state_dict()
+    if layers is heads:  # a pooled v belongs to layers
+        for i in (0, 2):
+            state["state"][i]["exp_avg_var"] = torch.zeros(2, dtype=torch.float64)
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["param_names"][0] == f"{prefix}0.weight"  # as torch loads it
+    assert is_known(optimizer) == before
+    train(optimizer, [2])
+    assert is_known(optimizer) == before
+    for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert is_known(copied) == before
+        assert copied.layering.described(copied.param_groups[0]["params"]) == optimizer.state_dict()[
+            "param_groups"
+        ][0].get("layers", "tensor")
+
+
+def test_a_state_of_other_layers_is_refused_and_these_stay():
+    other = lambda name, p: "all" if name.endswith("bias") else None  # noqa: E731
+    train(saved := aida.Aida(named("_orig_mod."), layers=other), range(2))
+    train(optimizer := aida.Aida(named(), layers=heads), range(2))
+    before, known, values = optimizer.state_dict()["param_groups"], is_known(optimizer), snapshot(optimizer)
+    with pytest.raises(ValueError, match="this state was saved with layers="):
+        optimizer.load_state_dict(saved.state_dict())
+    assert optimizer.state_dict()["param_groups"] == before
+    assert is_known(optimizer) == known
+    assert_bitwise(snapshot(optimizer), values)
+
+
+@pytest.mark.parametrize("layers", ["module", heads], ids=["module", "function"])
+def test_a_parameter_removed_by_hand_leaves_the_others_their_layers(layers):
+    optimizer = aida.Aida(named(), layers=layers)
+    train(optimizer, range(2))
+    before = is_known(optimizer)
+    optimizer.state.pop(optimizer.param_groups[0]["params"].pop(0))
+    train(optimizer, [2])
+    assert is_known(optimizer)[1:] == before[2:]
+    assert is_known(copy.deepcopy(optimizer))[1:] == before[2:]
+    optimizer.param_groups[0]["params"].append(named()[0][1])
+    optimizer.param_groups[0]["params"].append(named()[0][1])
+    with pytest.raises(ValueError, match=r"has 5 parameters and 4 names in its param_names.*change both"):
+        optimizer.step()

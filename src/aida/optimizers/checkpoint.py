@@ -13,6 +13,7 @@ from .layer_cache import LayerCache
 from .layers import SAVED_LAYERS, Layering
 from .member import Member
 from .process_lock import ProcessLock
+from .saved import check_entries
 from .state import complete_groups, is_state_init_step, renew_counters, restore_types
 
 
@@ -42,14 +43,18 @@ class Checkpointed(Member):
     def __getstate__(self) -> dict[str, Any]:
         shapes = self._whole.shapes
         kept = {"reduce_groups": self.reduce_groups, "layers": self.layering.layers, "_shapes": shapes}
+        if not self.layering.is_plain:  # a loaded state may have given the groups other names
+            kept["_layer_names"] = self.layering.names(self.param_groups)
         return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Raises ValueError for another optimizer's state and for values that no group may have."""
         defaults = state.get("defaults") or self.defaults
         layers, shapes = state.pop("layers", "tensor"), state.pop("_shapes", None)
-        layering = self.__dict__.get("layering") or Layering(layers)
-        layering.update(state["param_groups"])
+        names = state.pop("_layer_names", ())
+        if (layering := self.__dict__.get("layering")) is None:
+            layering = Layering(layers)
+            layering.update(state["param_groups"], names)
         complete_groups(type(self), self.hyperparameters, defaults, state, layering)
         super().__setstate__(state)
         self.layering = layering
@@ -80,20 +85,27 @@ class Checkpointed(Member):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but moments keep their type, which torch casts to the parameter's.
 
-        Raises TypeError for what is no state dict of an optimizer, ValueError for another optimizer's state;
-        then nothing has changed.
+        Raises TypeError for what is no state dict of an optimizer, ValueError for another optimizer's state
+        and for one that is damaged; whatever it raises, nothing has changed.
         """
         loaded: dict[str, Any] = {}
         who = type(self).__name__
 
         def look(_: Optimizer, seen: dict[str, Any]) -> None:
             check_keys(f"{who}.load_state_dict takes the dict that {who}.state_dict() gave", seen)
+            check_entries(who, seen, self.param_groups)
             loaded.update(seen)
 
         check_is_mapping(who, state_dict)
+        self.layering.update(self.param_groups)  # with names of the groups as they are
+        before = {**self.__dict__}
         hook = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
+            restore_types(self.param_groups, self.state, loaded)
+        except BaseException:  # a load makes new groups and states, and writes to none that is there
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
         finally:
             hook.remove()
-        restore_types(self.param_groups, self.state, loaded)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,8 @@ class _Known(NamedTuple):
 class Layering:
     """What the layers of an optimizer's parameters are, as its argument `layers` says.
 
-    It is asked anew where groups have a new parameter, or one that has another shape or name.
+    It is asked where groups have a new parameter, or one that has another shape: what is known stays as it
+    is, whatever names a loaded state gives the groups.
     """
 
     def __init__(self, layers: LayersOf = "tensor") -> None:
@@ -85,24 +87,24 @@ class Layering:
         self._known: dict[Tensor, _Known] = {}
         self._members: dict[str, list[Tensor]] = {}
 
-    def update(self, groups: Iterable[Mapping[str, Any]]) -> None:
+    def update(self, groups: Sequence[Mapping[str, Any]], names: Sequence[Any] = ()) -> None:
         """Find what is new in the groups.
 
-        Raises ValueError or TypeError where `layers` gives none of a parameter; then nothing has changed.
+        names: of each group's parameters, where they are not those of its `param_names`. Raises ValueError or
+        TypeError where `layers` gives none of a parameter, or its name cannot be told; then nothing has
+        changed.
         """
         if self.is_plain:
             return
         now: dict[Tensor, _Known] = {}
         changed = False
-        for group in groups:
-            names = group.get("param_names") or ()
+        for group, of_group in zip_longest(groups, names):
             for i, p in enumerate(group["params"]):
                 if p in now or torch.nn.parameter.is_lazy(p):
                     continue
-                name = names[i] if i < len(names) else None
                 known = self._known.get(p)
-                if known is None or known.shape != p.shape or known.name != name:
-                    known = self._find(name, p)
+                if known is None or known.shape != p.shape:
+                    known = self._find(known.name if known else _name(group, i, of_group), p)
                     changed = True
                 now[p] = known
         if changed or len(now) != len(self._known):
@@ -112,6 +114,11 @@ class Layering:
                 if known.key is not None:
                     self._members.setdefault(known.key, []).append(p)
             self.shares = any(len(members) > 1 for members in self._members.values())
+
+    def names(self, groups: Iterable[Mapping[str, Any]]) -> list[list[str | None]]:
+        """Under which names the groups' parameters are known."""
+        known = self._known
+        return [[known[p].name if p in known else None for p in group["params"]] for group in groups]
 
     def slices(self, p: Tensor) -> tuple[Slice, ...]:
         """The layers that a parameter is cut into; none where it is not cut."""
@@ -171,6 +178,17 @@ class Layering:
         return _Known(
             name, p.shape, () if whole else tuple(Slice(p, i, box) for i, box in enumerate(boxes)), None
         )
+
+
+def _name(group: Mapping[str, Any], i: int, of_group: Sequence[str | None] | None) -> str | None:
+    names = group.get("param_names") if of_group is None else of_group
+    if names and len(names) != len(group["params"]):
+        raise ValueError(
+            f"a parameter group has {len(group['params'])} parameters and {len(names)} names in its "
+            "param_names, so that the name of a new one, which `layers` asks for, cannot be told: change "
+            "both lists together"
+        )
+    return names[i] if names else None
 
 
 def _called(name: str | None, p: Tensor) -> str:
