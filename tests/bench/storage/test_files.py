@@ -58,6 +58,13 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_ne
     assert (load_state(tmp_path / "prior"), load_state(tmp_path / "c")) == ({"x": 1}, {"x": 2})
 
 
+def test_a_file_in_a_folder_s_place_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/under"):
+        with pytest.raises(UserError, match=rf"^{path} cannot be a folder: .*; choose another folder\.$"):
+            files.make_folder(path)
+
+
 def test_of_two_that_write_one_file_at_a_time_the_last_stays_whole(tmp_path):
     path = tmp_path / "report.html"
     with files.replaced(path) as first:

@@ -1,7 +1,8 @@
 """Optimizers by name: the library's and torch's, rivals as `pytorch_optimizer` has them, and anybody's own.
 
 One's own is an import path such as "mypackage.optim:Lion", or an entry point of the group
-"aida_bench.optimizers": a class, or any function, that takes parameters and then its settings by name.
+"aida_bench.optimizers": a class, or any function, that takes parameters and then its settings by name. Its
+groups have an lr; they and its state hold numbers, words, tensors, lists and dictionaries, to go on from.
 """
 
 from __future__ import annotations

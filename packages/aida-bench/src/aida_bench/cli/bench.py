@@ -149,7 +149,7 @@ def check(
 
         names = chosen("model", models, MODELS, MODELS)
         here = {"machine": machine.machine("cpu"), "versions": versions(), "results": [{"threads": threads}]}
-        name, then = checks.committed(results, machine.kind(here))
+        name, then = checks.committed(expand(results), machine.kind(here))
         now = step_benchmark(
             models=names,
             threads=[threads],

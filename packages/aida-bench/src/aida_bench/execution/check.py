@@ -31,7 +31,7 @@ def check_optimizer(name: str, settings: Row) -> None:
         build_optimizer(name, nn.Linear(1, 1), **settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} does not take {dict(settings)}: {error}") from error
-    except UserError:
+    except (UserError, ImportError):
         raise
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"

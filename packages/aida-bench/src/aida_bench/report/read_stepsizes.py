@@ -53,7 +53,7 @@ def read_runs(sources: Sequence[str]) -> tuple[Runs, list[str]]:
 def split_name(source: str) -> tuple[str, Path]:
     """NAME=PATH as ("NAME", PATH); a path that is there may have an equals sign in it."""
     name, equals, path = source.partition("=")
-    named = equals and not Path(source).exists()
+    named = equals and not expand(Path(source)).exists()
     return (name, expand(Path(path))) if named else ("", expand(Path(source)))
 
 

@@ -36,7 +36,12 @@ def expand(path: Path) -> Path:
 
 def make_folder(path: Path) -> None:
     """Raises UserError if it is there and of no use."""
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(
+            f"{path} cannot be a folder: a file is in its place; choose another folder."
+        ) from error
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise UserError(f"{path} cannot be read and written by you: choose another folder.")
 

@@ -14,7 +14,7 @@ from aida_bench.execution.dispatch import run_all
 from aida_bench.execution.job import LOCK, Job
 from aida_bench.execution.progress import Bars
 from aida_bench.storage.files import held, make_folder
-from aida_bench.study.cells import Cell, next_cells
+from aida_bench.study.cells import Cell, TaskPlan, next_cells
 from aida_bench.study.records import read_records
 from aida_bench.study.spec import Study
 from aida_bench.study.status import affordable
@@ -45,7 +45,9 @@ def carry_out(study: Study, tasks: Sequence[str], processes: Processes, console:
         cells = affordable(study, ready, found)
         if not cells:
             return False
-        check_settings(study, cells, checked)
+        # Of later stages too, as far as they can be told: none is to fail after hours of the first.
+        foreseen = (each for task in tasks for each in TaskPlan(study, task, found).all_cells())
+        check_settings(study, [each for each in foreseen if each.key not in found], checked)
         make_folder(study.folder)
         jobs = [
             Job(study.folder / each.key, each.config, keep=0, shared=True, of=each.task * (len(tasks) > 1))
@@ -67,7 +69,7 @@ def _wait(jobs: Sequence[Job], console: Console) -> None:
 
 
 def check_settings(study: Study, cells: Sequence[Cell], checked: set[str]) -> None:
-    """Raises UserError for what no run takes, before anything is trained."""
+    """Raises UserError for what no run takes."""
     for cell in cells:
         if cell.key in checked:
             continue
