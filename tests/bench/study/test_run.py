@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_it_waits_once_for_what_another_command_is_at_and_then_goes_on(tmp_path,
         if len(polls) == 3:
             others.close()
 
-    monkeypatch.setattr(carrying.time, "sleep", poll)
+    monkeypatch.setattr(carrying, "time", SimpleNamespace(sleep=poll))
     monkeypatch.setattr(carrying, "read_records", lambda s: reads.append(0) or read_records(s))
     result = invoke("study", "run", "study.toml", "--nice", 0, "--workers", 1, "--only", "digits")
     assert result.exit_code == 0, result.output
