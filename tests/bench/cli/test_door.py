@@ -173,7 +173,8 @@ def test_home_is_where_it_says_or_not_needed(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", lambda _: {}["uid"])
     assert invoke(*COMPARE, "--out", "mine", "--resume").exit_code == 0
     refused(invoke(*COMPARE, "--out", "~/mine"), "no home folder", "without ~")
-    refused(invoke("compare", "mnist", "--workers", "1", "--out", "m"), "no folder for data", "AIDA_DATA")
+    quick = ["--workers", "1", "--out", "m", "--quiet"]
+    refused(invoke("compare", "mnist", *quick), "no folder for data", "AIDA_DATA")
     refused(invoke("data", "list"), "no folder for data", "AIDA_DATA")
     refused(invoke("data", "verify"), "no folder for data", "AIDA_DATA")
 
