@@ -205,3 +205,7 @@ def test_without_a_monitor_it_is_the_largest_count_of_a_layer(chosen):
 def test_a_record_of_rows_with_different_counts_has_one_step():
     rows = [{"kind": "stepsize", "step": t, "mean": 1.0} for t in (3, 5)]
     assert [row["step"] for row in record(rows)] == [5, 5, 5]
+
+
+def test_a_record_of_no_rows_has_none():
+    assert record([], run="mine") == []

@@ -3,8 +3,10 @@
 import copy
 import csv
 import json
+import re
 import resource
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from torch.nn import Parameter
 
 import aida
+from aida.integrations.watching import Watching
 from aida.monitor import CSV, JSONL, Memory, StepsizeMonitor, TensorBoard, layer_stepsizes
 from helpers.members import assert_bitwise, parameters, set_gradients, snapshot, train
 
@@ -208,11 +211,22 @@ def test_a_full_disk_does_not_stop_training():
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize("every", [0, -1, 1.5, True, "10"])
+@pytest.mark.parametrize("every", [0, -1, 1.5, True, "10", numpy.float64(2), numpy.True_])
 def test_every_is_a_number_of_steps(every):
     _, optimizer = model_and_optimizer()
-    with pytest.raises(ValueError, match=f"1 or more, not {every!r}"):
+    with pytest.raises(ValueError, match=re.escape(f"1 or more, not {every!r}")):
         StepsizeMonitor(optimizer, every=every)
+
+
+@pytest.mark.parametrize("every", [numpy.int64(2), numpy.uint8(2), torch.tensor(2)])
+def test_every_may_be_any_kind_of_integer(every):
+    _, optimizer = model_and_optimizer()
+    with StepsizeMonitor(optimizer, every=every) as monitor:
+        train(optimizer, range(4))
+    assert steps_of(monitor) == [1, 2, 4]
+    assert type(monitor.every) is int
+    callback = Watching(every, "memory", None, False, None)
+    assert type(callback.arguments["every"]) is int
 
 
 def test_what_cannot_be_watched_is_refused_with_the_way_out():

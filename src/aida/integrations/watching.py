@@ -40,7 +40,7 @@ class Watching:
         self, every: int, sinks: Any, select: Select | None, all_ranks: bool, run: str | None
     ) -> None:
         super().__init__()
-        check(every, select)
+        every = check(every, select)
         logger = {LOGGER: ToLogger(self)}
         self.sinks = None if sinks is None else as_sinks(sinks, logger)
         self._by_default = logger[LOGGER], *as_sinks(MEMORY)

@@ -94,7 +94,8 @@ def spread(rows: Iterable[Row]) -> Row:
 def record(rows: Sequence[Row], **about: Any) -> list[Row]:
     """What sinks take of one step: the layers' rows, then their spread; `about`, such as run, in each.
 
-    All have one step, the largest of those that the rows have: members side by side may count apart.
+    All have one step, the largest of those that the rows have: members side by side may count apart. No rows
+    make no record.
 
     Example:
         >>> from aida.monitor import Memory
@@ -104,6 +105,8 @@ def record(rows: Sequence[Row], **about: Any) -> list[Row]:
         >>> [(row["kind"], row["run"], row["mean"]) for row in memory.rows]
         [('stepsize', 'first', 2.0), ('spread', 'first', 2.0)]
     """
+    if not rows:
+        return []
     step = max(row["step"] for row in rows)
     whole = [*rows, {**spread(rows), "step": step}]
     return [{"kind": row["kind"], **about, **row, "step": step} for row in whole]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -27,6 +29,9 @@ from .steps import has_gradient, is_skipped, steps_taken
 
 SAME = {"stepsize": ("layer", "parameter", "numel"), "spread": ("layers",)}
 """By the kind of a file's last row, what it shares with the rows of a run that goes on."""
+
+OPEN: WeakSet[StepsizeMonitor] = WeakSet()
+"""The monitors of this process that watch: what one of them writes, another does not go on with."""
 
 
 class StepsizeMonitor:
@@ -49,7 +54,8 @@ class StepsizeMonitor:
             layers, for pipeline stages and ZeRO. Default: False.
         to: the former name of `sinks`.
         run: the name that every row has. Default: a new one, or that of the last run in a file among the
-            sinks where this training goes on from there: a later step of the same optimizer and layers.
+            sinks where this training goes on from there: a later step of the same optimizer and layers, and
+            no open monitor writes that run.
         name: of the optimizer in the rows, where there are several. Default: None.
 
     Raises TypeError for an optimizer whose stepsizes are not known, TypeError or ValueError for sinks that
@@ -83,7 +89,7 @@ class StepsizeMonitor:
         name: str | None = None,
     ) -> None:
         optimizer = unwrapped(optimizer)
-        check(every, select)
+        every = check(every, select)
         _check_watchable(optimizer, model)
         warn_of_another_model(optimizer, model)
         if sinks != MEMORY and to != MEMORY:
@@ -99,12 +105,14 @@ class StepsizeMonitor:
         self._has_seen = False  # any step() at all
         self._pending: deque[tuple[int, Pending]] = deque()
         self._warned: set[str] = set()
+        self._warn_of_another()
         # Compiled, the record would be traced, in a graph for every layer.
         watch: Any = torch.compiler.disable(self._after_step)
         self._hooks: list[Any] = [
             optimizer.register_step_post_hook(watch),
             optimizer.register_load_state_dict_post_hook(self._count_anew),
         ]
+        OPEN.add(self)
 
     @property
     def to(self) -> list[Sink]:
@@ -122,6 +130,7 @@ class StepsizeMonitor:
             hook.remove()
         self._hooks.clear()
         self.flush()
+        OPEN.discard(self)
         if not (self._has_seen or failed):
             warnings.warn(
                 "StepsizeMonitor has seen no step of its optimizer: make it of the optimizer whose step() is "
@@ -212,16 +221,33 @@ class StepsizeMonitor:
             with self._harmless(f"sink {number}", lambda said=said: said):
                 sink.write(record(rows, **about))
 
+    @property
+    def _files(self) -> list[RowFile]:
+        return [sink for sink in self.sinks if isinstance(sink, RowFile)]
+
+    def _warn_of_another(self) -> None:
+        """A cell of a notebook that is run again leaves the monitor of before watching."""
+        others = [other for other in OPEN if other.optimizer is self.optimizer]
+        taken = {file.path for other in others for file in other._files}
+        if path := next((file.path for file in self._files if file.path in taken), None):
+            warnings.warn(
+                f"another open StepsizeMonitor of this {type(self.optimizer).__name__} writes to {path} too, "
+                "so that steps are recorded twice: close() it first",
+                stacklevel=3,
+            )
+
     def _continued(self, rows: list[Row]) -> str | None:
         """The run in a file that this training goes on from: its last record is of the steps before."""
-        files = [sink for sink in self.sinks if isinstance(sink, RowFile)] if self._before else []
+        files = self._files if self._before else []
         with self._harmless("", lambda: "StepsizeMonitor begins a new run"):
             last: Row = next((row for sink in files if (row := sink.last(self.name))), {})
-            if str(last.get("run")).startswith(f"{type(self.optimizer).__name__}-"):
+            run = str(last.get("run"))
+            taken = {other.run for other in OPEN if other is not self}
+            if run.startswith(f"{type(self.optimizer).__name__}-") and run not in taken:
                 own = next(row for row in reversed(rows) if row["kind"] == last["kind"])
                 same = all(str(last[key]) == str(own[key]) for key in SAME[own["kind"]])
                 if same and int(last["step"]) + self.every > self._before:
-                    return last["run"]
+                    return run
         return None
 
     @contextmanager
@@ -243,12 +269,17 @@ class StepsizeMonitor:
             )
 
 
-def check(every: Any, select: Any) -> None:
-    """Raise for what says neither when nor what to record."""
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+def check(every: Any, select: Any) -> int:
+    """`every` as a plain number; raises for what says neither when nor what to record."""
+    try:
+        steps = 0 if isinstance(every, bool) else operator.index(every)
+    except TypeError:
+        steps = 0
+    if steps < 1:
         raise ValueError(f"every is a number of steps, 1 or more, not {every!r}")
     if select is not None and not callable(select):
         raise TypeError(f"select is a function of a layer's name and parameter, not {select!r}")
+    return steps
 
 
 def _check_watchable(optimizer: Any, model: Any) -> None:
