@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _DEFAULTS = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
@@ -13,15 +14,15 @@ _UNMEASURED = "not measured with this library"
 _STUDY = "docs/results/study, Aida K=2 tuned on"
 
 
-class Presets(dict[str, dict[str, Any]]):
+class Presets(Mapping[str, dict[str, Any]]):
     """Settings by task or kind of model, as keyword arguments for a member.
 
-    A call gives them with some of your own in their place; `source(name)` says where they are from, and
-    where nothing was measured says that. Of the paper's tasks: "cifar", "transformer", "lstm-1" to "lstm-3"
-    (layers), "wgan-gp", "imagenet". To begin with: "llm", "vit", "cnn", "lstm", "rl". Schedules, warm-up and
-    clipping are the task's, not the optimizer's. "llm", "lstm" and "cnn" are what the study chose for Aida on
-    models of less than three million weights, in runs of a minute: on another model tune lr again. Raises
-    KeyError for a name that is not there, with those that are.
+    Each look-up gives a dict of its own. A call gives it with some of your own in their place; `source(name)`
+    says where they are from, and where nothing was measured says that. Of the paper's tasks: "cifar",
+    "transformer", "lstm-1" to "lstm-3" (layers), "wgan-gp", "imagenet". To begin with: "llm", "vit", "cnn",
+    "lstm", "rl". Schedules, warm-up and clipping are the task's, not the optimizer's. "llm", "lstm" and "cnn"
+    are what the study chose for Aida on models of less than three million weights, in runs of a minute: on
+    another model tune lr again. Raises KeyError for a name that is not there, with those that are.
 
     Example:
         >>> import aida, torch
@@ -37,8 +38,23 @@ class Presets(dict[str, dict[str, Any]]):
     """
 
     def __init__(self, settings: dict[str, tuple[dict[str, Any], str]]) -> None:
-        super().__init__({name: values for name, (values, _) in settings.items()})
-        self._sources = {name: source for name, (_, source) in settings.items()}
+        self._settings = settings
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        if name in self._settings:
+            return {**self._settings[name][0]}
+        near = difflib.get_close_matches(str(name), self, n=1)
+        hint = f"did you mean {near[0]!r}? There are" if near else "there are"
+        raise KeyError(f"no preset {name!r}: {hint} {', '.join(map(repr, self))}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+    def __repr__(self) -> str:
+        return repr({**self})
 
     def __call__(self, name: str, /, **own: Any) -> dict[str, Any]:
         """The settings of a name with `own` in their place."""
@@ -47,12 +63,7 @@ class Presets(dict[str, dict[str, Any]]):
     def source(self, name: str) -> str:
         """Where the settings of a name are from, and what was measured with them."""
         _ = self[name]
-        return self._sources[name]
-
-    def __missing__(self, name: str) -> dict[str, Any]:
-        near = difflib.get_close_matches(str(name), self, n=1)
-        hint = f"did you mean {near[0]!r}? There are" if near else "there are"
-        raise KeyError(f"no preset {name!r}: {hint} {', '.join(map(repr, self))}")
+        return self._settings[name][1]
 
 
 _CIFAR = {**_DEFAULTS, "weight_decay": 5e-4}

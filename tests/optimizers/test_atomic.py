@@ -43,6 +43,8 @@ BROKEN = {
     "one memory": lambda s, p: s.update(exp_avg=p.data),
     "two counters": lambda s, p: s.update(step=torch.zeros(2)),
     "negative counter": lambda s, p: s["step"].fill_(-1.0),
+    "bool counter": lambda s, p: s.update(step=torch.tensor(True)),
+    "counter of 8 bits": lambda s, p: s.update(step=torch.tensor(2, dtype=torch.int8)),
     "nan counter": lambda s, p: s["step"].fill_(torch.nan),
     "freed counter": lambda s, p: s["step"].untyped_storage().resize_(0),
     "sparse gradient": lambda s, p: setattr(p, "grad", p.grad.to_sparse()),
@@ -279,3 +281,20 @@ def test_what_one_layer_has_inside_of_its_span_hides_no_other_layer():
     assert waves_of(layers) == ([1, 0], [0, 0])
     apart = Worked(q, (torch.zeros(2), n, n, w), False)
     assert waves_of([layers[0], apart]) == ([0, 0], [0, 0])
+
+
+@pytest.mark.parametrize("cls", [aida.Aida, aida.LAdam])
+@pytest.mark.parametrize("steps", [0, 2], ids=["first step", "later step"])
+def test_a_differentiable_step_of_a_leaf_is_refused(cls, steps):
+    leaf, computed = Parameter(torch.ones(4, 3)), Parameter(torch.ones(4, 3)).clone()
+    optimizer = cls([computed.detach().requires_grad_(False), leaf], differentiable=True)
+    leaf.requires_grad_(False)
+    params = optimizer.param_groups[0]["params"]
+    for t in range(steps):
+        set_gradients(params, t)
+        optimizer.step()
+    leaf.requires_grad_(True)
+    set_gradients(params, steps)
+    assert "parameter 1 of its group is a leaf that requires grad" in outcome(optimizer)
+    leaf.requires_grad_(False)
+    assert not outcome(optimizer)

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 import aida
 from aida.backends import eager
-from helpers.members import assert_bitwise, snapshot
+from helpers.members import assert_bitwise, parameters, snapshot, train
 
 META = torch.device("meta")
 ROUNDING = pytest.mark.parametrize("own", [{}, {"stochastic_rounding": True}], ids=["nearest", "random"])
@@ -136,3 +136,19 @@ def test_a_counter_that_is_no_number_of_steps_is_refused_whole(count, all_of_the
         step(optimizer)
     for ours, theirs in zip(snapshot(optimizer), before, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("foreach", [False, True, None])
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("shapes", [[(1,), (1,)], [(1,), ()], [(), (1, 1)]], ids=str)
+def test_counters_of_one_element_of_any_shape_count(shapes, capturable, foreach):
+    found = []
+    for of_counters in (shapes, [(), ()]):
+        optimizer = aida.Aida(parameters([(4, 3), (5,)]), foreach=foreach, capturable=capturable)
+        train(optimizer, range(2))
+        for of_p, shape in zip(optimizer.state.values(), of_counters, strict=True):
+            of_p["step"] = of_p["step"].reshape(shape).clone()
+        train(optimizer, range(2, 5))
+        assert [tuple(of_p["step"].shape) for of_p in optimizer.state.values()] == of_counters
+        found.append([x.reshape(-1) for x in snapshot(optimizer)])
+    assert_bitwise(*found)

@@ -170,3 +170,15 @@ def test_a_rule_is_given_each_layer_once():
     wanted = [sum(squares[n][at].sum().item() for n, at in layer) for layer in LAYERS[mixed]]
     (seen,) = Seen.calls
     assert sorted(seen) == pytest.approx(sorted(wanted))
+
+
+@pytest.mark.parametrize(
+    "rows", [np.arange(4), torch.arange(4), [np.int64(-1), *np.arange(3)], [np.uint8(0), 1, 2, 3]], ids=str
+)
+def test_slices_are_integers_of_any_library(rows):
+    optimizer = aida.Aida([("a", torch.nn.Parameter(torch.ones(4, 2)))], layers=lambda name, p: [*rows])
+    (p,) = optimizer.param_groups[0]["params"]
+    assert sorted(x.box for x in optimizer.layering.slices(p)) == [((i, i + 1), (0, 2)) for i in range(4)]
+    for wrong in (True, np.True_, torch.tensor(True), 1.0, np.float64(1), "1"):
+        with pytest.raises(ValueError, match="gave the slice"):
+            aida.Aida([torch.nn.Parameter(torch.ones(2))], layers=lambda name, p, wrong=wrong: [0, wrong])

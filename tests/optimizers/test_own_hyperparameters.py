@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+import aida
 from aida import Hyperparameter
 from helpers.edits import everything
-from helpers.members import parameters, set_gradients, train
+from helpers.members import assert_bitwise, parameters, set_gradients, snapshot, train
 from helpers.own_members import Damped, made
 
 
@@ -212,3 +213,46 @@ def test_a_default_out_of_its_range_is_refused_where_it_is_written():
     ]:
         with pytest.raises(ValueError, match=f"^{re.escape('Mine.own' + message)}$"):
             type("Mine", (Damped,), {"own": own})
+
+
+def test_a_value_is_plain_at_the_first_step_that_uses_it():
+    """A scheduler sets what it likes between two steps: the rule sees it checked, or not at all."""
+    seen = []
+
+    class Own(aida.Layerwise):
+        own = dict(power=aida.Hyperparameter(1.0, ge=0, le=4), count=2)  # noqa: RUF012
+
+        @staticmethod
+        def rule(gg, mm, *, power, count):
+            seen.append((power, count))
+            return 1.0, 1.0
+
+    for power, count in (
+        (np.array([1.5]), np.array([3])),
+        (torch.tensor([[1.5]]), torch.tensor([[3]])),
+        (np.float32(1.5), np.int64(3)),
+    ):
+        train(optimizer := Own(parameters()), range(1))
+        optimizer.param_groups[0].update(power=power, count=count)
+        seen.clear()
+        train(optimizer, [1])
+        assert seen == [(1.5, 3)]
+        assert [*map(type, seen[0])] == [float, int]
+        optimizer.param_groups[0]["power"] = torch.tensor([1.0, 2.0])
+        seen.clear()
+        with pytest.raises(ValueError, match="Invalid power"):
+            optimizer.step()
+        assert not seen
+
+
+def test_K_is_checked_before_the_rule_is_chosen_by_it():
+    for K in (np.array([0]), torch.tensor([[0]]), np.array([1]), torch.tensor([1.0]).long()):
+        optimizer, twin = aida.Aida(parameters(), K=2), aida.Aida(parameters(), K=2)
+        for one, value in ((optimizer, K), (twin, int(K.item()))):
+            train(one, range(2))
+            one.param_groups[0]["K"] = value
+            train(one, range(2, 4))
+        assert_bitwise(snapshot(optimizer), snapshot(twin))
+    optimizer.param_groups[0]["K"] = np.array([1, 2])
+    with pytest.raises(ValueError, match="Invalid K"):
+        optimizer.step()

@@ -235,3 +235,22 @@ def test_a_docstring_tells_the_arguments_of_the_base_once():
     for base in (type("Bare", (), {"__doc__": "A base."}), type("Without", (), {})):  # as python -OO has it
         show_arguments(own, base, {})
         assert own.__doc__ == "Its own."
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64, torch.float32], ids=str)
+@pytest.mark.parametrize("layerwise", [None, "pre", "post"])
+def test_coefficients_of_any_type_are_taken_as_numbers(backend, dtype, layerwise):
+    backend.load()
+
+    def steps(arguments, cast):
+        def rule(gg, mm):
+            return cast(1.0 + (gg > mm).double() / 4), cast(0.0 * gg + 2.0)
+
+        cls = made(rule=rule, own={} if layerwise is None else {"layerwise": layerwise})
+        optimizer = cls(parameters(), **arguments)
+        train(optimizer, range(3))
+        return snapshot(optimizer)
+
+    assert_near(steps(backend.arguments, lambda c: c.to(dtype)),
+                steps({"foreach": False}, lambda c: c.to(dtype).double()), 1e-5)  # fmt: skip

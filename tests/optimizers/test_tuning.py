@@ -164,8 +164,25 @@ def test_every_preset_names_its_source_and_whether_it_was_measured():
     sources = ("not measured", "the code of AdaBelief", "the authors' code", "docs/results/study, Aida K=2")
     for name, settings in aida.presets.items():
         assert sum(map(aida.presets.source(name).count, sources)) == 1, name
-        assert settings is aida.presets[name]
+        assert settings == aida.presets[name]
     with pytest.raises(KeyError, match="no preset 'vits': did you mean 'vit'"):
         aida.presets.source("vits")
     assert aida.presets["rl"]["eps"] == pytest.approx(aida.eps_for_cap(1e5), rel=1e-12)
     assert {"llm", "vit", "cnn", "lstm", "rl"} <= aida.presets.keys()
+
+
+def test_what_is_done_to_a_preset_changes_no_other():
+    before = {**aida.presets}
+    for name in aida.presets:
+        for given in (aida.presets[name], aida.presets(name), dict(aida.presets.items())[name]):
+            given.update(lr=9.0)
+    assert {**aida.presets} == before
+    assert repr(aida.presets) == repr(before)
+    assert aida.presets.get("vits") is None
+
+
+@pytest.mark.parametrize("eps", [0, 0.0, -1.0, None, "x"])
+def test_repr_shows_a_group_that_the_next_step_refuses(eps):
+    optimizer = aida.AdaBelief([torch.nn.Parameter(torch.ones(2))])
+    optimizer.param_groups[0]["eps"] = eps
+    assert "(cap of the stepsize: none)" in repr(optimizer)

@@ -357,3 +357,13 @@ def test_a_group_that_is_none_is_refused_as_by_torch():
     with pytest.raises(TypeError, match="param_group must be a dict"):
         optimizer.add_param_group([torch.nn.Parameter(torch.ones(1))])
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_group_that_is_refused_by_a_warning_is_not_there():
+    p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = aida.Aida([p])
+    with pytest.raises(UserWarning, match="underflows"):
+        optimizer.add_param_group({"params": [q], "eps": 1e-45})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [q]})

@@ -182,13 +182,13 @@ class Layerwise(Stepping):
         try:
             self.layering.update(self.param_groups)
             check_codes_of_group(group, self.layering.slices)
+            warn_where_eps_underflows(group, stacklevel=4)  # which raises where warnings are errors
         except BaseException:
             self.param_groups.pop()
             raise
         self._whole.add_group(group["params"])
         if getattr(self, "released_by", None) is not None:
             self.released_by.watch()
-        warn_where_eps_underflows(group, stacklevel=4)
         return None
 
     @_use_grad_for_differentiable

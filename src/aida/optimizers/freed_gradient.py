@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
 GONE = (
     "this gradient is gone: release_gradients stepped its layer in backward and freed it. "
-    "Call zero_grad() before each backward; clipping by the global norm, unscaling and accumulation "
-    "need all gradients at once: remove() the handle and call optimizer.step()"
+    "Call optimizer.zero_grad() before each backward, and before the model is moved or cast; clipping by the "
+    "global norm, unscaling and accumulation need all gradients at once: remove() the handle and call "
+    "optimizer.step()"
 )
 
 
@@ -20,10 +22,10 @@ class FreedGradient(Tensor):
     """
 
     @staticmethod
-    def __new__(cls: type[FreedGradient], p: Tensor) -> FreedGradient:
-        return Tensor._make_wrapper_subclass(
-            cls, p.size(), strides=p.stride(), dtype=p.dtype, device=p.device, requires_grad=False
-        )
+    def __new__(cls: type[FreedGradient], grad: Tensor) -> FreedGradient:
+        """grad: the gradient that is freed, which may have another type than its parameter."""
+        of_grad: Any = dict(strides=grad.stride(), dtype=grad.dtype, device=grad.device)
+        return Tensor._make_wrapper_subclass(cls, grad.size(), **of_grad, requires_grad=False)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"FreedGradient(shape={tuple(self.shape)})"
@@ -43,6 +45,13 @@ class FreedGradient(Tensor):
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise RuntimeError(GONE)
+
+
+def take_away(params: Iterable[Tensor]) -> None:
+    """Leave no freed gradient in these parameters."""
+    for p in params:
+        if isinstance(p.grad, FreedGradient):
+            p.grad = None
 
 
 # What may be asked of a freed gradient: nothing that needs its memory. Not every torch has all of them.

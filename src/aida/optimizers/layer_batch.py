@@ -181,7 +181,7 @@ def batches_of(
         batch = found[key]
         batch.params.append(one.param)
         batch.states.append(one.state)
-        batch.steps.append(one.state["step"])
+        batch.steps.append(step if not (step := one.state["step"]).dim() else step.reshape(()))
         batch.earlier.append(before)
         batch.numbers.append(one.number)
         batch.places.append(one.place)

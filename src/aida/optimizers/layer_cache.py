@@ -3,7 +3,7 @@
 A LayerBatch is made by `layer_batch.gather`, which checks everything, and serves later steps for as long as
 nothing of what it depends on has changed:
     the group's parameters, which of them have a gradient, and the group's options that choose the backend or
-    the form of the state, and whether inference mode is on;
+    the form of the state, and whether inference mode or autograd is on;
     the state of each layer and its three tensors, in 8 bits its five;
     type, layout, device, shape, strides and storage of every parameter, gradient and state tensor, whether
     one is a negated view, and the addresses of all but gradients (backends/tensors.py).
@@ -276,6 +276,8 @@ def _found(
     """The batches with what they depend on; without it where a later step could not compare it."""
     lost = _Found([], (), [], [], [], (), [], None, batches)  # whose numbers are no part's
     with_gradient = [p for p in params if p.grad is not None]
+    if torch.is_grad_enabled():  # which parameters are leaves is not compared
+        return lost
     if not batches or any(batch.cut for batch in batches) or any(map(whole_numel.get, with_gradient)):
         return lost
     if not all(x is y for batch in batches for x, y in zip(batch.params, batch.layers.p, strict=True)):
@@ -314,4 +316,4 @@ def _found(
 
 def _choices(group: dict[str, Any]) -> tuple[Any, ...]:
     """What chooses the backend and the form of the state, and what may be written."""
-    return (*map(group.get, CHOICES), torch.is_inference_mode_enabled())
+    return (*map(group.get, CHOICES), torch.is_inference_mode_enabled(), torch.is_grad_enabled())

@@ -17,7 +17,8 @@ SCALES = ("exp_avg_scale", "exp_avg_var_scale")  # of those that are codes of 8 
 
 
 def check_layout(i: int, p: Tensor, g: Tensor, who: str) -> None:
-    """Raise RuntimeError for a sparse gradient or parameter, and for 8 bits, which torch cannot widen.
+    """Raise RuntimeError for a sparse gradient or parameter, for 8 bits, which torch cannot widen, and for
+    a leaf that a differentiable step would write to.
 
     i: p's place in its group, of `who`.
     """
@@ -25,6 +26,12 @@ def check_layout(i: int, p: Tensor, g: Tensor, who: str) -> None:
         raise RuntimeError(
             f"{who} cannot step parameters of 8 bits (parameter {i} of its group is {p.dtype}): nothing was "
             "stepped; keep it in torch.bfloat16 or a wider type, or freeze it by requires_grad_(False)"
+        )
+    if p.requires_grad and p.is_leaf and torch.is_grad_enabled():
+        raise RuntimeError(
+            f"parameter {i} of its group is a leaf that requires grad, which a step with differentiable=True "
+            "cannot write to: nothing was stepped; give the optimizer what is computed from it, such as "
+            "p.clone(), or leave differentiable False"
         )
     if g.layout is not torch.strided or p.layout is not torch.strided:
         raise RuntimeError(
@@ -128,11 +135,16 @@ def _check_counter(which: str, p: Tensor, step: Tensor) -> None:
             f"{which} has shape {tuple(step.shape)}, not one element: nothing was stepped; load the "
             "optimizer's state again"
         )
-    if step.is_complex() or step.is_neg() or step.device.type not in ("cpu", p.device.type):
+    if (
+        step.dtype.itemsize == 1
+        or step.is_complex()
+        or step.is_neg()
+        or step.device.type not in ("cpu", p.device.type)
+    ):
         kind = "a negated view" if step.is_neg() else f"{step.dtype} on {step.device}"
         raise RuntimeError(
-            f"{which} is {kind}, not a real number on the CPU or beside the parameter: nothing was stepped; "
-            "load the optimizer's state again"
+            f"{which} is {kind}, not a real number of 16 bits or more on the CPU or beside the "
+            "parameter: nothing was stepped; load the optimizer's state again"
         )
     _check_memory(which, step, written=True)
 

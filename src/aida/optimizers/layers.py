@@ -9,6 +9,7 @@ a key. This file says which. A slice is stepped as a view of its parameter, grad
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -139,7 +140,7 @@ class Layering:
 
     def members(self, key: str) -> list[Tensor]:
         """The parameters that share a layer."""
-        return self._members[key]
+        return self._members.get(key, [])
 
     def described(self, params: Sequence[Tensor]) -> str:
         """What the layers of a group are, as a plain string that differs where they do."""
@@ -223,8 +224,8 @@ def _box(index: Any, name: str | None, p: Tensor) -> Box:
     given = (*given, *[slice(None)] * (p.dim() - len(given)))
     ends: list[tuple[int, int]] = []
     for x, n in zip(given, p.shape, strict=False):
-        if isinstance(x, int) and not isinstance(x, bool) and -n <= x < n:
-            ends.append((x % n, x % n + 1))
+        if (place := _integer(x)) is not None and -n <= place < n:
+            ends.append((place % n, place % n + 1))
         elif isinstance(x, slice) and x.step in (None, 1):
             start, stop, _ = x.indices(n)
             ends.append((start, stop))
@@ -234,3 +235,11 @@ def _box(index: Any, name: str | None, p: Tensor) -> Box:
             "or slice(start, stop), or a tuple of these, one for each dimension, and has elements"
         )
     return tuple(ends)
+
+
+def _integer(x: Any) -> int | None:
+    """The integer that x is in any library; None for anything else, True and False among it."""
+    try:
+        return None if isinstance(x, bool) or getattr(x, "dtype", None) is torch.bool else operator.index(x)
+    except TypeError:
+        return None

@@ -16,7 +16,7 @@ from torch.autograd.variable import Variable
 
 from .. import sharding
 from .base import Layerwise
-from .freed_gradient import FreedGradient
+from .freed_gradient import FreedGradient, take_away
 from .layers import Layering
 from .process_lock import ProcessLock
 
@@ -56,7 +56,9 @@ class GradientRelease:
         places: dict[Any, list[Place]] = {}
         for i, group in enumerate(optimizer.param_groups):
             for p in group["params"]:
-                places.setdefault(p, []).append((i, next(numbers)))
+                number = next(numbers)
+                if _may_need_gradient(p):
+                    places.setdefault(p, []).append((i, number))
         for hook in self._hooks:
             hook.places = places.pop(hook.parameter(), [])
             if not hook.places:
@@ -67,13 +69,16 @@ class GradientRelease:
     def begin(self) -> None:
         """Before each backward, as zero_grad() says: watch what the groups have now.
 
-        Warns of a backward that has trained nothing, which no watched parameter could tell.
+        Warns of a backward that has trained nothing, which no watched parameter could tell. Raises ValueError
+        where step hooks were registered since.
         """
+        self.optimizer().check_without_step_hooks()
         self.watch()
         self._shared.begin()
         reached, self._reached = self._reached, False
-        grads = [p.grad for group in self.optimizer().param_groups for p in group["params"]]
-        kept = [grad for grad in grads if not isinstance(grad, FreedGradient | None)]
+        params = [p for group in self.optimizer().param_groups for p in group["params"]]
+        take_away(params)
+        kept = [p.grad for p in params if p.grad is not None]
         if not reached and any(grad.is_sparse or grad.any() for grad in kept):
             warnings.warn(
                 f"a backward has stepped nothing, and left gradients in {len(kept)} of the optimizer's "
@@ -83,9 +88,11 @@ class GradientRelease:
             )
 
     def remove(self) -> None:
-        """End it: steps are taken by optimizer.step() again."""
+        """End it: steps are taken by optimizer.step() again, of gradients that come from now on."""
         for hook in self._hooks:
             hook.handle.remove()
+            if (p := hook.parameter()) is not None:
+                take_away([p])
         self._hooks.clear()
         if (optimizer := self._optimizer()) is not None and optimizer.released_by is self:
             optimizer.released_by = None
@@ -105,6 +112,7 @@ class GradientRelease:
             self._task = task
             Variable._execution_engine.queue_callback(self._finish)
             self.watch()
+            self._shared.begin_backward()
         if self._order is None:
             self.collect(p, hook.places)
         else:
@@ -141,7 +149,8 @@ class GradientRelease:
         optimizer = self.optimizer()
         optimizer.step_layers(waiting)
         for _, _, p in waiting:
-            p.grad = FreedGradient(p)
+            if (grad := p.grad) is not None:  # whose type may be another than p's
+                p.grad = FreedGradient(grad)
 
     def optimizer(self) -> Layerwise:
         """RuntimeError where it is gone."""
@@ -166,6 +175,13 @@ class _Shared:
         """As zero_grad() says."""
         self._ready.clear()
         self._stepped.clear()
+
+    def begin_backward(self) -> None:
+        """Layers whose gradients are gone altogether, by model.zero_grad() or by hand, are stepped anew."""
+        members = self._layering.members
+        self._stepped = {
+            key for key in self._stepped if any(isinstance(p.grad, FreedGradient) for p in members(key))
+        }
 
     def ready(self, p: Tensor) -> int:
         """The bytes of gradients that can be stepped now that p's is ready.
@@ -262,8 +278,11 @@ class _InOrder:
 
     @torch.no_grad()
     def _average_and_step(self, p: Tensor, group_index: int, number: int) -> None:
+        if not _may_need_gradient(p):
+            return
         here = self._ready.pop(number, None) is not None
-        grad = p.grad if here and p.grad is not None else torch.zeros_like(p)
+        dtype = getattr(p, "grad_dtype", None) or p.dtype
+        grad = p.grad if here and p.grad is not None else torch.zeros_like(p, dtype=dtype)
         flat = (torch.view_as_real(grad) if grad.is_complex() else grad).reshape(-1)
         message = torch.cat([flat, torch.full((1,), float(here), dtype=flat.dtype, device=flat.device)])
         dist.all_reduce(message, group=self._group)
@@ -273,7 +292,7 @@ class _InOrder:
         whole = (
             torch.view_as_complex(flat.view(*grad.shape, 2)) if grad.is_complex() else flat.view(grad.shape)
         )
-        p.grad = torch.empty_like(p).copy_(whole)
+        p.grad = torch.empty_like(p, dtype=grad.dtype).copy_(whole)
         handle = self._handle()
         assert handle is not None
         handle.collect(p, [(group_index, number)])
@@ -341,11 +360,7 @@ def release_gradients(
             "remove() its handle first"
         )
     if handle is None:
-        if optimizer.has_step_hooks:
-            raise ValueError(
-                "the optimizer has step hooks, which are never called where layers are stepped in backward: "
-                "remove them before release_gradients"
-            )
+        optimizer.check_without_step_hooks()
         optimizer.released_by = handle = GradientRelease(optimizer, process_group)
     return handle
 
@@ -353,6 +368,11 @@ def release_gradients(
 def is_released(optimizer: Any) -> bool:
     """Whether release_gradients steps this optimizer."""
     return getattr(optimizer, "released_by", None) is not None
+
+
+def _may_need_gradient(p: Tensor) -> bool:
+    """What torch can ever give a gradient: not integers, nor what inference mode has made."""
+    return (p.is_floating_point() or p.is_complex()) and not p.is_inference()
 
 
 def _check_model(optimizer: Layerwise, model: torch.nn.Module) -> None:

@@ -148,6 +148,7 @@ def _usable(c: Any, gram: Tensor, who: str) -> Any:
             f"{who} on {c.device} where its sums are on {gram.device}: nothing was stepped; make new tensors "
             "with device=gg.device"
         )
+    c = c.to(gram.dtype)  # narrow types cannot hold the limits
     return where_finite(c, c.clip(-LIMIT, LIMIT), 1.0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import sharding
 from ..backends.contract import SUMS
@@ -26,10 +27,16 @@ class Stepping(Checkpointed):
             self._step(some_layers(layers))
         self._opt_called = True  # by which schedulers know that they do not come before the first step
 
-    @property
-    def has_step_hooks(self) -> bool:
-        """Whether hooks are registered that step() calls and step_layers() does not."""
-        return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
+    def check_without_step_hooks(self) -> None:
+        """Raise ValueError where hooks are registered that step() calls and step_layers() does not."""
+        of_this = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        of_all = _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+        if of_this or of_all:
+            whose = "the optimizer has" if of_this else "torch has, for all optimizers,"
+            raise ValueError(
+                f"{whose} step hooks, which are never called where release_gradients steps layers in "
+                "backward: remove them, or remove() the handle and call optimizer.step()"
+            )
 
     def _step(self, parts: Sequence[GroupPart], sharded: bool = False) -> None:
         """layer_batch -> prepare_step -> run: everything is checked before anything is written."""
@@ -53,7 +60,13 @@ class Stepping(Checkpointed):
             run(steps, self.state, reductions, self.layering if self.layering.shares else None)
 
     def _reductions(self) -> sharding.StepReductions:
-        with_gram = [group for group in self.param_groups if needs_gram(self.rule_of(group), group)]
+        def takes_sums(group: dict[str, Any]) -> bool:
+            try:
+                return needs_gram(self.rule_of(group), group)
+            except (TypeError, ValueError, RuntimeError, KeyError):  # of a value that is about to be refused
+                return True
+
+        with_gram = [group for group in self.param_groups if takes_sums(group)]
         width = len(SUMS) + self.layering.shares  # with the number of elements, see shared_layers.py
         return self._whole.reductions(
             self.param_groups, with_gram, self.reduce_groups, self.layering.rows, width
