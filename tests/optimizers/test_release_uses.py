@@ -1,6 +1,8 @@
 """Gradient release among what people do to models: frozen and cast parameters, hooks, zeros, its end."""
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -161,3 +163,21 @@ def test_a_model_that_is_moved_with_freed_gradients_names_what_to_call(move):
     assert_bitwise([x.to(b.dtype) for x, b in zip(snapshot(optimizer), before, strict=True)], before)
     optimizer.zero_grad()
     move(net)
+
+
+def test_layers_that_groups_no_longer_have_are_let_go():
+    net = model()
+    optimizer = aida.Aida(net.parameters())
+    aida.release_gradients(optimizer, net)
+    for t in range(2):
+        optimizer.zero_grad()
+        backward(net, t)
+    params = optimizer.param_groups[0]["params"]
+    gone = [weakref.ref(x) for p in params[:2] for x in (p, *optimizer.state.pop(p).values())]
+    del params[:2], params
+    net[0] = nn.Linear(3, 4)
+    optimizer.zero_grad()
+    gc.collect()
+    assert not any(ref() is not None for ref in gone)
+    backward(net)
+    assert count(optimizer) == {3.0}

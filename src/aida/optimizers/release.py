@@ -63,6 +63,8 @@ class GradientRelease:
             hook.places = places.pop(hook.parameter(), [])
             if not hook.places:
                 hook.handle.remove()
+        if not all(hook.places for hook in self._hooks):
+            optimizer.forget_layers()  # which would keep what groups no longer have
         self._hooks = [hook for hook in self._hooks if hook.places]
         self._hooks += [_Hook(self, p, of_p) for p, of_p in places.items()]
 
@@ -96,6 +98,7 @@ class GradientRelease:
         self._hooks.clear()
         if (optimizer := self._optimizer()) is not None and optimizer.released_by is self:
             optimizer.released_by = None
+            optimizer.forget_layers()
 
     def __enter__(self) -> GradientRelease:
         return self

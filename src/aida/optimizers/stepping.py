@@ -27,6 +27,11 @@ class Stepping(Checkpointed):
             self._step(some_layers(layers))
         self._opt_called = True  # by which schedulers know that they do not come before the first step
 
+    def forget_layers(self) -> None:
+        """Keep nothing of earlier steps: the next one gathers and checks its layers anew."""
+        with self._lock:
+            self._layers.clear()
+
     def check_without_step_hooks(self) -> None:
         """Raise ValueError where hooks are registered that step() calls and step_layers() does not."""
         of_this = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
