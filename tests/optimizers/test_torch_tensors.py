@@ -1,5 +1,7 @@
 """Every kind of tensor torch.optim steps: complex, empty, strided, half precision, late, differentiable."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import Parameter
@@ -282,3 +284,21 @@ def test_a_piece_of_a_layer_is_refused_by_what_needs_whole_layers(cls, own, refu
     else:
         optimizer.step()
         assert not torch.equal(p.detach(), before)
+
+
+class OfTwo:
+    """What is asked of a process group where nothing is sent."""
+
+    def size(self):
+        return 2
+
+
+def test_a_copy_whose_reduce_groups_knows_other_parameters_is_refused():
+    """As aida.fsdp_groups does, which knows the parameters of one model."""
+    (p,) = parameters([(4, 3)])
+    groups = {p: [OfTwo()]}
+    optimizer = aida.Aida([p], reduce_groups=lambda p: groups.get(p, ()))
+    with pytest.raises(ValueError, match="a copy of this Aida has parameters of its own, of which"):
+        copy.deepcopy(optimizer)
+    optimizer = aida.Aida([p], reduce_groups=lambda p: [OfTwo()] if p.dim() else ())
+    assert copy.deepcopy(optimizer).reduce_groups is optimizer.reduce_groups

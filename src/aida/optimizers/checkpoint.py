@@ -45,13 +45,23 @@ class Checkpointed(Member):
         kept = {"reduce_groups": self.reduce_groups, "layers": self.layering.layers, "_shapes": shapes}
         if not self.layering.is_plain:  # a loaded state may have given the groups other names
             kept["_layer_names"] = self.layering.names(self.param_groups)
+        if self.reduce_groups is not None:
+            kept["_pieces"] = self._which_are_pieces(self.param_groups, self.reduce_groups)
         return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Raises ValueError for another optimizer's state and for values that no group may have."""
         defaults = state.get("defaults") or self.defaults
         layers, shapes = state.pop("layers", "tensor"), state.pop("_shapes", None)
-        names = state.pop("_layer_names", ())
+        names, pieces = state.pop("_layer_names", ()), state.pop("_pieces", None)
+        if pieces is not None and pieces != self._which_are_pieces(
+            state["param_groups"], state["reduce_groups"]
+        ):
+            raise ValueError(
+                f"a copy of this {type(self).__name__} has parameters of its own, of which its reduce_groups "
+                "knows nothing: its statistics would be of pieces of layers; copy and wrap the model, build "
+                "a new optimizer of it, and load the state_dict() of this one"
+            )
         if (layering := self.__dict__.get("layering")) is None:
             layering = Layering(layers)
             layering.update(state["param_groups"], names)
@@ -66,6 +76,11 @@ class Checkpointed(Member):
             self.__dict__.setdefault("reduce_groups", None)
         self._begin_anew()
         renew_counters(self.param_groups, self.state)
+
+    @staticmethod
+    def _which_are_pieces(groups: list[dict[str, Any]], reduce_groups: sharding.ReduceGroups) -> list[bool]:
+        params = (p for group in groups for p in group["params"])
+        return [bool(sharding.process_groups(p, reduce_groups)) for p in params]
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's; each group says in `saved_by` which member saved it, so that no other loads it.
