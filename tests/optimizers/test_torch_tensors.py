@@ -39,7 +39,8 @@ def test_complex_is_the_view_as_real(cls, entry, foreach):
 @both_ways
 def test_empty_parameters_change_nothing(cls, entry, foreach):
     without, among = parameters([(4, 3), ()]), parameters([(4, 3), ()])
-    empty = [Parameter(torch.empty(0)), Parameter(torch.empty(3, 0, 2))]
+    flat = torch.empty_strided((0, 3), (0, 0))  # as NumPy makes it, with the strides of what overlaps itself
+    empty = [*map(Parameter, (torch.empty(0), torch.empty(3, 0, 2), flat))]
     optimizers = [cls(ps, foreach=foreach, **entry.kwargs) for ps in (without, [*among, *empty])]
     for t in range(3):
         for o in optimizers:

@@ -88,6 +88,8 @@ def fits(x: Tensor) -> bool:
 
 def overlaps_itself(x: Tensor) -> bool:
     """Whether two elements of a strided tensor lie in one place of memory, so that it cannot be written."""
+    if not x.numel():
+        return False
     reach = 0  # the last place of the dimensions seen so far
     dims = sorted((stride, n) for stride, n in zip(x.stride(), x.shape, strict=True) if n > 1)
     if all((reach := reach + (n - 1) * stride) < after for (stride, n), (after, _) in pairwise(dims)):
