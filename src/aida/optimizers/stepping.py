@@ -20,6 +20,7 @@ from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients
 class Stepping(Checkpointed):
     """An optimizer that steps all of its layers in step(), and any of them when asked to."""
 
+    @torch.no_grad()
     def step_layers(self, layers: Iterable[tuple[int, int, Tensor]]) -> None:
         """Step these layers alone, as step() would: (index of a group, place in the optimizer, parameter)."""
         with self._lock:
