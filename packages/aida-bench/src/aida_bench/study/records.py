@@ -15,7 +15,7 @@ from aida_bench.errors import UserError, choose
 from aida_bench.report.metrics import METRICS, NOTHING, Metric, declare_higher, key_measure, measure_named
 from aida_bench.report.read_rows import read_folder
 from aida_bench.report.results import Result
-from aida_bench.storage.files import Row, from_json_lines, replaced, to_json_lines
+from aida_bench.storage.files import Row, from_json_lines, make_folder, replaced, to_json_lines
 from aida_bench.storage.run import read_done
 from aida_bench.study.spec import Study
 
@@ -119,7 +119,7 @@ def read_rows(folder: Path) -> dict[str, Record]:
 
 def write_rows(folder: Path, records: Iterable[Record]) -> Path:
     """The same records give the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = to_json_lines(asdict(each) for each in sorted(records, key=lambda each: each.key))
     with replaced(folder / ROWS) as beside:
         beside.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
