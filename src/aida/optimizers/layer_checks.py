@@ -27,7 +27,7 @@ def check_layout(i: int, p: Tensor, g: Tensor, who: str) -> None:
             f"{who} cannot step parameters of 8 bits (parameter {i} of its group is {p.dtype}): nothing was "
             "stepped; keep it in torch.bfloat16 or a wider type, or freeze it by requires_grad_(False)"
         )
-    if p.requires_grad and p.is_leaf and torch.is_grad_enabled():
+    if p.requires_grad and p.is_leaf and torch.is_grad_enabled() and not sharding.is_dtensor(p):
         raise RuntimeError(
             f"parameter {i} of its group is a leaf that requires grad, which a step with differentiable=True "
             "cannot write to: nothing was stepped; give the optimizer what is computed from it, such as "
