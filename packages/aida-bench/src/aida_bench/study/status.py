@@ -57,7 +57,7 @@ class Status:
             return None
         try:
             return datetime.now() + timedelta(hours=self.left * (self.pace or 1.0) / max(workers, 1))
-        except (OverflowError, ValueError):
+        except OverflowError:
             return None
 
 
