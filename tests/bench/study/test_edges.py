@@ -7,6 +7,7 @@ import csv
 import pytest
 
 from aida_bench.errors import UserError
+from aida_bench.report.metrics import declare_higher, key_label, measure_named
 from aida_bench.study.cells import TaskPlan, next_cells
 from aida_bench.study.claims import SUPPORTED, UNDECIDED, answer
 from aida_bench.study.read import read_study
@@ -206,3 +207,12 @@ def test_a_setting_of_an_extension_s_own_leaves_the_base_s_points(tmp_path):
     assert [p["lr"] for p in points] == [p["lr"] for p in plan.points["adamw"]]
     assert len({p["momentum"] for p in points}) == 3
     assert all(0.5 <= p["momentum"] <= 0.99 for p in points)
+
+
+def test_only_names_are_taken_for_measures_and_a_loss_needs_no_remark():
+    """A configuration may be anybody's."""
+    for found in (None, 5, "gain", [3, None], {"gain": 1}):
+        declare_higher(found)
+    assert not any(measure_named(name).higher for name in ("gain", "g", "generator_loss"))
+    assert key_label("train_generator_loss") == "train generator loss"
+    assert key_label("test_gain") == "test gain (less counts as better)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 SPLITS = ("train", "validation", "test")
@@ -68,18 +67,20 @@ HIGHER = (
 _declared: set[str] = set()
 
 
-def declare_higher(names: Iterable[str]) -> None:
-    """What a task says of its own measures: that more of them is better."""
-    _declared.update(names)
+def declare_higher(names: object) -> None:
+    """What a run's configuration says of its task's own measures, if anything: of which more is better."""
+    if isinstance(names, list):
+        _declared.update(name for name in names if isinstance(name, str))
 
 
 def measure_named(name: str) -> Metric:
-    """A measure by its name; of an unknown one less counts as better, and its label says so."""
+    """A measure by its name; of an unknown one less counts as better, and its label says so, save a loss."""
     if name in METRICS:
         return METRICS[name]
     higher = name in HIGHER or name in _declared
     shown = name.replace("_", " ")
-    return Metric(name, shown if higher else f"{shown} (less counts as better)", higher=higher)
+    plain = higher or name.endswith(("loss", "error"))
+    return Metric(name, shown if plain else f"{shown} (less counts as better)", higher=higher)
 
 
 def key_measure(key: str) -> Metric:

@@ -38,7 +38,7 @@ def read_folder(folder: Path) -> Result:
         warn(str(error))
         found = {}
     rows, timings = (read_json_lines(folder / f"{name}.jsonl") for name in ("rows", "timings"))
-    declare_higher(config.get("higher") or ())
+    declare_higher(config.get("higher"))
     return Result(config, status, rows, timings, found, folder)
 
 

@@ -146,7 +146,8 @@ def scoring_of(study: Study, task: str, found: Found) -> Scoring | None:
     Raises UserError for a task without a validation split.
     """
     records = list(of_task(found, task))
-    declare_higher(name for record in records for name in record.config.get("higher", ()))
+    for record in records:
+        declare_higher(record.config.get("higher"))
     keys = dict.fromkeys(key for record in records for row in record.epochs for key in row)
     names = [key_measure(key).name for key in keys if key.startswith("validation_")]
     if not keys:
