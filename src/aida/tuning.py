@@ -44,7 +44,8 @@ class KScheduler(LRScheduler):
 
     K is an integer in `param_groups`, so the optimizer's checkpoint has it; the scheduler's own state_dict
     has its count of steps and the numbers of a mapping, but no function. It may step beside schedulers of lr,
-    and inside ChainedScheduler and SequentialLR. torch.compile traces a step once for each K.
+    and inside ChainedScheduler and SequentialLR, where K stays as it was until its turn has come.
+    torch.compile traces a step once for each K.
 
     Arguments:
         optimizer: one whose groups all have K, as those of Aida and LAida.
@@ -82,7 +83,21 @@ class KScheduler(LRScheduler):
         self._known: Hyperparameter = known
         self.milestones = _milestones(K, known) if isinstance(K, Mapping) else None
         self._function = None if isinstance(K, Mapping) else K
+        for group in optimizer.param_groups:
+            group.setdefault("initial_K", group["K"])  # as torch keeps initial_lr
         super().__init__(optimizer, last_epoch)
+
+    @property
+    def last_epoch(self) -> int:  # type: ignore[override]
+        """The count of scheduler steps; in the instance's dict, of which torch makes the state_dict."""
+        return self.__dict__["last_epoch"]
+
+    @last_epoch.setter
+    def last_epoch(self, count: int) -> None:
+        if count < 0 <= self.__dict__.get("last_epoch", -1):  # SequentialLR takes the first step back
+            for group in self.optimizer.param_groups:
+                group["K"] = group.get("initial_K", group["K"])
+        self.__dict__["last_epoch"] = count
 
     def get_lr(self) -> list[Any]:
         """lr as it is. Every way in which torch advances a scheduler asks for it: here K is set."""

@@ -220,3 +220,15 @@ def test_a_gradient_without_memory_is_refused(arguments):
         p.grad = torch.ones(3)
         optimizer.step()
         assert float(optimizer.state[p]["step"]) == steps + 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_the_library_serves_whatever_torch_s_default_type_is(dtype):
+    """It is asked for once a process, at the first step."""
+    has_it = tensors.tensor_api() is not None
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        assert (tensors.tensor_api.__wrapped__() is not None) == has_it
+    finally:
+        torch.set_default_dtype(before)

@@ -311,3 +311,31 @@ def test_the_monitor_sees_what_codes_stand_for():
     monitor = aida.monitor.StepsizeMonitor(optimizer, every=1)
     train(optimizer, [3])
     assert [row["numel"] for row in monitor.rows if row["kind"] == "stepsize"] == [1200, 5, 1]
+
+
+@pytest.fixture(params=[torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def default_dtype(request):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(before)
+
+
+@every_backend
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+def test_a_state_does_not_depend_on_torch_s_default_type(backend, state_dtype, default_dtype):
+    backend.load()
+
+    def states():
+        p = Parameter(torch.linspace(-1, 1, 12, dtype=torch.float32))
+        optimizer = aida.Aida([p], lr=0.1, state_dtype=state_dtype, **backend.arguments)
+        for _ in range(3):
+            p.grad = p.detach().clone()
+            optimizer.step()
+        return {k: x for k, x in optimizer.state[p].items() if k != "step"} | {"p": p.detach()}
+
+    found = states()
+    torch.set_default_dtype(torch.float32)
+    wanted = states()
+    assert {k: x.dtype for k, x in found.items()} == {k: x.dtype for k, x in wanted.items()}
+    assert_bitwise(list(found.values()), list(wanted.values()))

@@ -337,3 +337,63 @@ def test_a_step_that_makes_the_state_keeps_what_is_there():
     assert float(own["step"]) == 7
     assert own["exp_avg"].tolist() == own["exp_avg_var"].tolist() == [1, 1, 1]
     assert float(optimizer.state[q]["step"]) == 0
+
+
+class TestHooks:
+    """What a hook after a load does to the state stays, as it does with torch's."""
+
+    @staticmethod
+    def loaded(make, hook):
+        model = torch.nn.Linear(3, 2)
+        first = make(model.parameters())
+        model(torch.ones(1, 3)).sum().backward()
+        first.step()
+        second = make(model.parameters())
+        second.register_load_state_dict_post_hook(hook)
+        second.load_state_dict(first.state_dict())
+        return model, second
+
+    @pytest.mark.parametrize("make", [torch.optim.AdamW, aida.Aida, aida.LAdam])
+    def test_moments_that_it_resets_stay_reset(self, make):
+        def reset(optimizer):
+            for of_p in optimizer.state.values():
+                of_p["exp_avg"] = torch.zeros_like(of_p["exp_avg"])
+
+        model, optimizer = self.loaded(make, reset)
+        assert not any(optimizer.state[p]["exp_avg"].any() for p in model.parameters())
+
+    @pytest.mark.parametrize("make", [torch.optim.AdamW, aida.Aida])
+    def test_a_state_that_it_drops_begins_anew(self, make):
+        model, optimizer = self.loaded(make, lambda o: o.state.pop(next(iter(o.state))))
+        optimizer.step()
+        assert [float(optimizer.state[p]["step"]) for p in model.parameters()] == [1.0, 2.0]
+
+    @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+    def test_it_sees_moments_in_the_types_that_they_keep(self, state_dtype):
+        model = torch.nn.Linear(3, 2).bfloat16()
+        first, second = (aida.Aida(model.parameters(), state_dtype=state_dtype) for _ in range(2))
+        model(torch.ones(1, 3, dtype=torch.bfloat16)).sum().backward()
+        first.step()
+        types = []
+        second.register_load_state_dict_post_hook(
+            lambda o: types.extend((s["exp_avg"].dtype, s["exp_avg_var"].dtype) for s in o.state.values())
+        )
+        second.load_state_dict(first.state_dict())
+        kept = [(of_p["exp_avg"].dtype, of_p["exp_avg_var"].dtype) for of_p in first.state.values()]
+        assert types == kept
+
+    def test_an_error_in_it_leaves_all_as_it_was(self):
+        model = torch.nn.Linear(3, 2)
+        optimizer = aida.Aida(model.parameters())
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        saved = optimizer.state_dict()
+        optimizer.step()
+
+        def fails(_):
+            raise KeyError("of the hook")
+
+        optimizer.register_load_state_dict_post_hook(fails)
+        with pytest.raises(KeyError, match="of the hook"):
+            optimizer.load_state_dict(saved)
+        assert {float(of_p["step"]) for of_p in optimizer.state.values()} == {2.0}

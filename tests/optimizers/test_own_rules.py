@@ -3,6 +3,7 @@
 
 import re
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -254,3 +255,42 @@ def test_coefficients_of_any_type_are_taken_as_numbers(backend, dtype, layerwise
 
     assert_near(steps(backend.arguments, lambda c: c.to(dtype)),
                 steps({"foreach": False}, lambda c: c.to(dtype).double()), 1e-5)  # fmt: skip
+
+
+class OfBetas(aida.Layerwise):
+    """What a rule may ask for beside its own hyperparameters."""
+
+    own: ClassVar = dict(power=1.0)
+
+    @staticmethod
+    def rule(gg, mm, *, betas, eps, weight_decay, power):
+        return 1.0, betas[0] * (1 + weight_decay) * (mm / (mm + gg + eps)) ** power
+
+
+@every_backend
+def test_a_rule_takes_the_family_s_arguments_as_the_group_has_them(backend):
+    """Those of each group, and as a scheduler sets them."""
+    backend.load()
+    given = []
+
+    class Given(OfBetas):
+        @staticmethod
+        def rule(gg, *, betas, eps, weight_decay):
+            given.append((betas, eps, weight_decay))
+            return 1.0, 1.0
+
+    params = parameters([(3,), (4,)])
+    groups = [{"params": params[:1]}, {"params": params[1:], "betas": (0.5, 0.9), "weight_decay": 0.25}]
+    optimizer = Given(groups, eps=1e-6, **backend.arguments)
+    set_gradients(params, 0)
+    optimizer.step()
+    optimizer.param_groups[0]["betas"] = (0.8, 0.999)
+    optimizer.step()
+    second = ((0.5, 0.9), 1e-6, 0.25)
+    assert given == [((0.9, 0.999), 1e-6, 0.0), second, ((0.8, 0.999), 1e-6, 0.0), second]
+    aida.check_member(OfBetas)
+
+
+def test_a_rule_is_not_given_lr_and_is_told_why():
+    with pytest.raises(TypeError, match=r"lr may be a tensor.* a hyperparameter of its own"):
+        type("OfLr", (aida.Layerwise,), {"rule": lambda gg, *, lr: (1.0, lr)})

@@ -303,3 +303,25 @@ def test_a_copy_whose_reduce_groups_knows_other_parameters_is_refused():
         copy.deepcopy(optimizer)
     optimizer = aida.Aida([p], reduce_groups=lambda p: [OfTwo()] if p.dim() else ())
     assert copy.deepcopy(optimizer).reduce_groups is optimizer.reduce_groups
+
+
+@pytest.mark.parametrize("foreach", [False, True, None])
+@pytest.mark.parametrize("what", ["parameter", "exp_avg", "exp_avg_var"])
+def test_a_view_that_is_conjugated_when_it_is_read_is_refused(what, foreach):
+    """It has no memory of its numbers, so that a step would write to a copy; a gradient may be one."""
+    p = Parameter(torch.ones(3, dtype=torch.cfloat))
+    optimizer = aida.Aida([p], lr=0.1, foreach=foreach)
+    p.grad = torch.full_like(p, 1 + 2j).conj()
+    optimizer.step()
+    plain = Parameter(torch.ones(3, dtype=torch.cfloat))
+    plain.grad = torch.full_like(plain, 1 - 2j)
+    aida.Aida([plain], lr=0.1, foreach=foreach).step()
+    assert torch.equal(p, plain)
+    if what == "parameter":
+        p.data = p.data.conj()
+    else:
+        optimizer.state[p][what] = optimizer.state[p][what].conj()
+    before = snapshot(optimizer)
+    with pytest.raises(RuntimeError, match=r"conjugated view.*nothing was stepped; .*resolve_conj\(\)"):
+        optimizer.step()
+    assert_bitwise(snapshot(optimizer), before)

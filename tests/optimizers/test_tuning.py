@@ -186,3 +186,21 @@ def test_repr_shows_a_group_that_the_next_step_refuses(eps):
     optimizer = aida.AdaBelief([torch.nn.Parameter(torch.ones(2))])
     optimizer.param_groups[0]["eps"] = eps
     assert "(cap of the stepsize: none)" in repr(optimizer)
+
+
+@pytest.mark.parametrize("later", [lambda t: 5, {0: 5}], ids=["function", "mapping"])
+@pytest.mark.parametrize("before", [1, 2], ids=["once", "twice"])
+def test_a_sequence_sets_K_when_its_turn_has_come(later, before):
+    """Each scheduler takes a first step where it is made, which the sequence takes back."""
+    optimizer = optimizer_of(K=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.6 warns of its own step(0)
+        of_K = [aida.KScheduler(optimizer, {0: 3}) for _ in range(before - 1)]
+        last = aida.KScheduler(optimizer, later)
+        both = SequentialLR(optimizer, [ConstantLR(optimizer, 1.0), *of_K, last], [3, *(4 for _ in of_K)])
+        seen = []
+        for t in range(STEPS):
+            seen.append(optimizer.param_groups[0]["K"])
+            step(optimizer, t)
+            both.step()
+    assert seen == [2, 2, 2, *([3] if of_K else []), 5, 5, 5][:STEPS]

@@ -99,7 +99,9 @@ PRESETS = {"llm": "gpt", "lstm": "lm", "cnn": "mnist"}
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_what_the_study_chose(name):
-    (row,) = [row for row in rows_of("chosen") if (row["task"], row["optimizer"]) == (PRESETS[name], "aida")]
+    chosen = [row for row in rows_of("chosen") if (row["task"], row["optimizer"]) == (PRESETS[name], "aida")]
+    row = chosen[0]
+    assert all(other == row for other in chosen), "a study that repeats the rows chose otherwise"
     for key in ("lr", "eps", "weight_decay"):
         assert f"{aida.presets[name][key]:.1e}" == f"{float(row[key]):.1e}", key
     assert f"tuned on {PRESETS[name]}" in aida.presets.source(name)

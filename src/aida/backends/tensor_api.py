@@ -123,7 +123,7 @@ def tensor_api() -> TensorApi | None:
 
 def _places() -> tuple[int, int]:
     """Where tensors of Python have their type and their TensorImpl; StopIteration where that differs."""
-    x = torch.zeros(3, device="cpu")
+    x = torch.zeros(3, dtype=torch.float32, device="cpu")
     samples = (x, torch.nn.Parameter(x), x[1:])
 
     def word(x: Tensor, at: int) -> int | None:
@@ -137,7 +137,7 @@ def _places() -> tuple[int, int]:
 def _answers_as_torch(api: TensorApi) -> bool:
     """Whether the interface says of some tensors what they say of themselves."""
     whole = torch.zeros(7, 5, dtype=torch.float64, device="cpu")
-    counter = torch.nn.Parameter(torch.tensor(2.0, device="cpu"), requires_grad=False)
+    counter = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float32, device="cpu"), requires_grad=False)
     tensors = [whole, whole[1:, ::2], counter, torch._neg_view(whole[0])]  # type: ignore[attr-defined]
     found = api.describe(tensors[:2], [dict(zip("ab", tensors[2:], strict=True))], ["a", "b"], slice(0, 1))
     if found is None or found.addresses.tolist() != [x.data_ptr() for x in tensors]:

@@ -43,12 +43,12 @@ class Layerwise(Stepping):
     Class attributes:
         rule: (alpha, beta), or a function. Its first parameters are the sums that it needs, by name: others
             are left out of the computation where a kernel can. What follows are arguments of the optimizer,
-            by name. Each sum is a tensor [L] of float64 (float32 on a device without float64), on the layers'
-            device, with an entry for each of the L layers that step together: those of one parameter group,
-            device and type that have a gradient, in the order of the group; all of them in every backend, in
-            sharded models (sums are of whole layers) and in the monitor (there on the CPU). Layers that share
-            memory step one after the other, in different calls. It returns two numbers, tensors [], or
-            tensors [L]; an entry that is not finite is taken as 1. It must be a function of its arguments
+            by name, but lr. Each sum is a tensor [L] of float64 (float32 on a device without float64), on the
+            layers' device, with an entry for each of the L layers that step together: those of one parameter
+            group, device and type that have a gradient, in the order of the group; all of them in every
+            backend, in sharded models (sums are of whole layers) and in the monitor (there on the CPU). Layers
+            that share memory step one after the other, in different calls. It returns two numbers, tensors
+            [], or tensors [L]; an entry that is not finite is taken as 1. It must be a function of its arguments
             alone, without self.
         own: the rule's hyperparameters by name, each a default or a `Hyperparameter` with a range; also other
             defaults for the arguments below, and layerwise="pre" or "post" for one stepsize per layer, as in

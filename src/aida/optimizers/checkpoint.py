@@ -25,6 +25,8 @@ class Checkpointed(Member):
     """What the layers of the groups' parameters are."""
     released_by: Any
     """The handle of release_gradients, which steps in place of step()."""
+    _loaded: dict[str, Any]
+    """While a load goes on, the state dict as it was given."""
 
     def _begin_anew(self) -> None:
         """Forget what earlier steps have found: nothing of it holds for a state that was loaded."""
@@ -76,6 +78,8 @@ class Checkpointed(Member):
             self.__dict__.setdefault("reduce_groups", None)
         self._begin_anew()
         renew_counters(self.param_groups, self.state)
+        if (loaded := self.__dict__.pop("_loaded", None)) is not None:  # hooks after a load see the result
+            restore_types(self.param_groups, self.state, loaded)
 
     @staticmethod
     def _which_are_pieces(groups: list[dict[str, Any]], reduce_groups: sharding.ReduceGroups) -> list[bool]:
@@ -103,13 +107,12 @@ class Checkpointed(Member):
         Raises TypeError for what is no state dict of an optimizer, ValueError for another optimizer's state
         and for one that is damaged; whatever it raises, nothing has changed.
         """
-        loaded: dict[str, Any] = {}
         who = type(self).__name__
 
         def look(_: Optimizer, seen: dict[str, Any]) -> None:
             check_keys(f"{who}.load_state_dict takes the dict that {who}.state_dict() gave", seen)
             check_entries(who, seen, self.param_groups)
-            loaded.update(seen)
+            self._loaded = seen
 
         check_is_mapping(who, state_dict)
         self.layering.update(self.param_groups)  # with names of the groups as they are
@@ -117,7 +120,6 @@ class Checkpointed(Member):
         hook = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
-            restore_types(self.param_groups, self.state, loaded)
         except BaseException:  # a load makes new groups and states, and writes to none that is there
             self.__dict__.clear()
             self.__dict__.update(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from math import isfinite
 from types import FunctionType
@@ -15,8 +15,9 @@ from .hyperparameter import Hyperparameter
 from .names import KEPT
 from .validate import PLAIN
 
+OF_GROUPS = ("betas", "eps", "weight_decay")  # what every group has as plain numbers, for rules too
 # What a group has beside a rule's own hyperparameters, and __init__ or torch's schedulers give.
-TAKEN = ("lr", "betas", "eps", "weight_decay", "reduce_groups", "layers", *KEPT, *SUMS)
+TAKEN = ("lr", *OF_GROUPS, "reduce_groups", "layers", *KEPT, *SUMS)
 
 
 def own_hyperparameters(
@@ -61,7 +62,7 @@ def _owner(name: str) -> str:
     return "every optimizer of the family has already (a subclass changes its default in __init__)"
 
 
-def plain_rule(who: str, rule: Any, known: Mapping[str, Any]) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+def plain_rule(who: str, rule: Any, known: Collection[str]) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
     """The rule as a class holds it, and the names of the sums and of the hyperparameters that it takes.
 
     A constant becomes two floats, a plain function a static one. known: the member's arguments.
@@ -113,8 +114,13 @@ def _constant(who: str, rule: Any) -> tuple[float, float]:
     return alpha, beta
 
 
-def _unknown(who: str, name: str, known: Mapping[str, Any]) -> str:
+def _unknown(who: str, name: str, known: Collection[str]) -> str:
     """Why a rule cannot take an argument of this name, and what to do."""
+    if name == "lr":
+        return (
+            "lr may be a tensor, on any device, and is not given to rules; let the rule take a "
+            "hyperparameter of its own, which a scheduler may set beside lr"
+        )
     if name in SUMS:
         return f"its sums must come first, and {name} comes after a hyperparameter"
     near = difflib.get_close_matches(name, [*SUMS, *known], n=1, cutoff=0.5)

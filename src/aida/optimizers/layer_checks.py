@@ -174,6 +174,11 @@ def _check_like(which: str, p: Tensor, x: Tensor, *, pooled: bool, coded: bool) 
 
 def _check_memory(which: str, x: Tensor, *, written: bool) -> None:
     """Raise RuntimeError unless each element of a plain tensor has memory, and of its own if written."""
+    if written and x.is_conj():
+        raise RuntimeError(
+            f"{which} is a conjugated view, whose numbers are in no memory that could be written to: nothing "
+            "was stepped; replace it by resolve_conj() of it"
+        )
     if type(x) not in memory.PLAIN:
         return
     if x.layout is not torch.strided:

@@ -9,7 +9,7 @@ from torch.optim.optimizer import Optimizer
 
 from .. import family
 from ..sharding import ReduceGroups
-from .define import own_hyperparameters, plain_rule
+from .define import OF_GROUPS, own_hyperparameters, plain_rule
 from .hyperparameter import Hyperparameter
 from .options import OPTIONS, Options
 from .rule import BoundRule, Rule
@@ -37,7 +37,8 @@ class Member(Optimizer):
         own = inspect.getattr_static(cls, "own")
         cls.own, cls.hyperparameters = own_hyperparameters(cls.__name__, own, inherited, OPTIONS)
         if (rule := inspect.getattr_static(cls, "rule", None)) is not None:
-            cls.rule, cls.sums, cls.rule_arguments = plain_rule(cls.__name__, rule, cls._options())
+            known = (*OF_GROUPS, *cls._options())
+            cls.rule, cls.sums, cls.rule_arguments = plain_rule(cls.__name__, rule, known)
 
     @classmethod
     def _options(cls) -> dict[str, Any]:

@@ -14,6 +14,7 @@ KEPT = (
     "param_names",
     "name",
     "initial_lr",
+    "initial_K",
     "max_lr",
     "min_lr",
     "max_momentum",

@@ -38,7 +38,7 @@ def _new_state(p: Tensor, group: Group, slices: int) -> dict[str, Any]:
         state["exp_avg_var"] = _zeros(p, v_dtype)
     for name, scale in zip(MOMENTS, SCALES, strict=True):
         if state[name].dtype in blockwise.CODES:
-            state[scale] = torch.zeros(blockwise.blocks(p.numel()), device=p.device)
+            state[scale] = torch.zeros(blockwise.blocks(p.numel()), dtype=torch.float32, device=p.device)
     if rounds(group) and (group["capturable"] or isinstance(group["lr"], Tensor)):  # see step.py, _ticks
         state["rounding_step"] = torch.zeros_like(state["step"], dtype=torch.int64)
     return state

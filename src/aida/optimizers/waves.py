@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,11 +40,9 @@ def waves_of(layers: list[Worked]) -> tuple[list[int], list[int]]:
     if torch.compiler.is_compiling():
         return later, earlier
     spans = [[] if is_piece else [_span(x) for x in (p, *state)] for _, (p, _, *state), is_piece in layers]
-    if not _overlap_anywhere(spans):
-        return later, earlier
-    waves = later
-    for i in reversed(range(len(layers))):
-        after = [waves[j] for j in range(i + 1, len(layers)) if _meet(spans[i], spans[j])]
+    waves, places = later, that_overlap(spans)
+    for n, i in reversed([*enumerate(places)]):
+        after = [waves[j] for j in places[n + 1 :] if _meet(spans[i], spans[j])]
         waves[i] = max([waves[i], *(wave + 1 for wave in after)])
     return waves, earlier
 
@@ -92,17 +90,18 @@ def _span(x: Tensor) -> Span:
     return str(x.device), x.data_ptr(), x.data_ptr() + size * x.element_size()
 
 
-def _overlap_anywhere(spans: list[list[Span]]) -> bool:
-    """Whether two layers share memory."""
+def that_overlap(spans: Sequence[Sequence[Span]]) -> list[int]:
+    """The places of the layers that share memory with another, in order; each has any number of spans."""
     ordered = sorted((*span, i) for i, of_layer in enumerate(spans) for span in of_layer if span is not None)
     furthest: dict[str, tuple[int, int]] = {}
+    found: set[int] = set()
     for device, start, end, i in ordered:
-        last, by = furthest.get(device, (0, -1))
+        last, by = furthest.get(device, (0, i))
         if start < last and by != i:
-            return True
+            found |= {i, by}
         if end > last:
             furthest[device] = end, i
-    return False
+    return sorted(found)
 
 
 def _overlap(a: Span, b: Span) -> bool:
