@@ -46,10 +46,10 @@ class Layerwise(Stepping):
             by name, but lr. Each sum is a tensor [L] of float64 (float32 on a device without float64), on the
             layers' device, with an entry for each of the L layers that step together: those of one parameter
             group, device and type that have a gradient, in the order of the group; all of them in every
-            backend, in sharded models (sums are of whole layers) and in the monitor (there on the CPU). Layers
-            that share memory step one after the other, in different calls. It returns two numbers, tensors
-            [], or tensors [L]; an entry that is not finite is taken as 1. It must be a function of its arguments
-            alone, without self.
+            backend, in sharded models (sums are of whole layers) and in the monitor (there on the CPU).
+            Layers that share memory step one after the other, in different calls. It returns two numbers,
+            tensors [], or tensors [L]; an entry that is not finite is taken as 1. It must be a function of
+            its arguments alone, without self.
         own: the rule's hyperparameters by name, each a default or a `Hyperparameter` with a range; also other
             defaults for the arguments below, and layerwise="pre" or "post" for one stepsize per layer, as in
             LAdam. They are arguments of the constructor, are in `param_groups` and in checkpoints, may differ
