@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import pytest
 
 from aida_bench.errors import UserError
-from aida_bench.report.metrics import declare_higher, key_label, measure_named
+from aida_bench.report.metrics import key_label, key_measure, measure_named, told_higher
 from aida_bench.study.cells import TaskPlan, next_cells
 from aida_bench.study.claims import SUPPORTED, UNDECIDED, answer
 from aida_bench.study.read import read_study
 from aida_bench.study.records import scoring_of
+from aida_bench.study.report.figures import by_setting, forest, tuning
+from aida_bench.study.report.scores import differences
+from aida_bench.study.report.tuning import curves, points
 from aida_bench.study.report.write import write_report
 from aida_bench.study.scores import TaskScores
 from aida_bench.study.statistics import expected_best
@@ -211,8 +215,48 @@ def test_a_setting_of_an_extension_s_own_leaves_the_base_s_points(tmp_path):
 
 def test_only_names_are_taken_for_measures_and_a_loss_needs_no_remark():
     """A configuration may be anybody's."""
-    for found in (None, 5, "gain", [3, None], {"gain": 1}):
-        declare_higher(found)
+    for found in (None, 5, "gain", [3, None, ["gain"]], {"gain": 1}):
+        assert told_higher({"higher": found}) == set()
+    assert told_higher({"higher": [3, "gain"]}) == {"gain"}
     assert not any(measure_named(name).higher for name in ("gain", "g", "generator_loss"))
-    assert key_label("train_generator_loss") == "train generator loss"
-    assert key_label("test_gain") == "test gain (less counts as better)"
+    labels = [key_label(key, key_measure(key)) for key in ("train_generator_loss", "test_gain")]
+    assert labels == ["train generator loss", "test gain (less counts as better)"]
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_measure_that_two_tasks_have_may_be_turned_around_on_one_of_them(tmp_path, order):
+    """More of a's gain is better, of b's less: on each the good optimizer is chosen, best and on its side."""
+    claim = COMPETITIVE.replace('"aida"', '"adamw"', 1).replace('["adamw"]', '["aida"]')
+    study = study_of(tmp_path, order, claims=claim, **{'measure = "loss"': 'measure = "gain"'})
+
+    def own(cell):
+        """Cost as `scored` has it, as this task measures it."""
+        run, sign = record(cell, scored(cell)), -1 if cell.task == "a" else 1
+        keys = ("validation_gain", "test_gain")
+        epochs = [
+            {"epoch": row["epoch"], **dict.fromkeys(keys, sign * row["test_loss"])} for row in run.epochs
+        ]
+        config = {**run.config, "higher": ["gain"]} if cell.task == "a" else run.config
+        return replace(run, epochs=epochs, config=config)
+
+    found = {}
+    while cells := next_cells(study, study.tasks, found):
+        found |= {cell.key: own(cell) for cell in cells}
+    scores = {task: TaskScores(study, task, found) for task in study.tasks}
+    assert {task: each.measure.higher for task, each in scores.items()} == {"a": True, "b": False}
+    assert {task: each.best for task, each in scores.items()} == {"a": "aida", "b": "aida"}
+    page = told(study, found, tmp_path)
+    assert "| a | test gain | aida, -1.0" in page
+    assert "| b | test gain (less counts as better) | aida, 1.0" in page
+    tables = differences(scores), points(scores), curves(scores)
+    drawn = forest(tables[0]), by_setting(tables[1], {"aida": "lr", "adamw": "lr"}, [])
+    sides, settings = ({axes.get_title()[0]: axes for axes in figure.axes} for figure in drawn)
+    assert {task: axes.get_xlabel() for task, axes in sides.items()} == {
+        "a": "test gain (right is better)", "b": "test gain (less counts as better) (left is better)",
+    }  # fmt: skip
+    assert settings["a"].get_ylabel() == "validation gain"
+    labels = {axes.get_title(): axes.get_ylabel() for axes in tuning(tables[2], []).axes}
+    assert labels == {
+        "a": "expected best validation gain",
+        "b": "expected best validation gain (less counts as better)",
+    }

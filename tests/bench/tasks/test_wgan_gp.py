@@ -275,7 +275,7 @@ def test_measures_are_named_and_less_is_better(name):
     measure = key_measure(f"validation_{name}")
     assert measure.name == name
     assert measure.better(-1.0)
-    label = key_label(f"validation_{name}")
+    label = key_label(f"validation_{name}", measure)
     assert ("FID" in label) is (name == "fid")
     assert label != f"validation {name}"
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from aida.monitor import plots
 from aida.monitor.plots.style import blank, run_styles, time_axis
-from aida_bench.report.metrics import key_label, key_measure
 from aida_bench.report.results import Group, Result
 from aida_bench.report.statistics import band, stepsize_rows
 from aida_bench.storage.files import replaced
@@ -60,7 +59,7 @@ def learning_curves(results: Sequence[Result]) -> Figure | None:
         return None
     figure, (row,) = blank(1, len(keys), 5.6, 4.2)
     for axes, key in zip(row, keys, strict=True):
-        measure = key_measure(key)
+        measure = group.measure_of(key)
         settled = []
         for optimizer, style in zip(group.optimizers, run_styles(len(group.optimizers)), strict=True):
             curve = band(group, optimizer, key)
@@ -70,7 +69,7 @@ def learning_curves(results: Sequence[Result]) -> Figure | None:
             low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
             axes.fill_between(list(curve), low, high, color=style["color"], alpha=0.15, linewidth=0)
             settled += mean[len(mean) // 4 :]
-        axes.set_ylabel(key_label(key))
+        axes.set_ylabel(group.label_of(key))
         time_axis(axes, "epoch")
         # The first epochs, where all are bad, would hide the differences at the end.
         if measure.higher and settled and max(settled) > min(settled):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 SPLITS = ("train", "validation", "test")
 
@@ -64,32 +66,33 @@ HIGHER = (
     "recall", "reward", "rouge", "ssim",
 )  # fmt: skip
 """What tasks from outside the package often measure, of which more is better."""
-_declared: set[str] = set()
 
 
-def declare_higher(names: object) -> None:
-    """What a run's configuration says of its task's own measures, if anything: of which more is better."""
-    if isinstance(names, list):
-        _declared.update(name for name in names if isinstance(name, str))
+def told_higher(config: Mapping[str, Any]) -> set[str]:
+    """The measures of which more is better, as a run's configuration has them of its task, if it has any."""
+    names = config.get("higher")
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
 
 
-def measure_named(name: str) -> Metric:
-    """A measure by its name; of an unknown one less counts as better, and its label says so, save a loss."""
+def measure_named(name: str, higher: Collection[str] = ()) -> Metric:
+    """A measure by its name; of an unknown one that its task does not say `higher` of less counts as better,
+    and its label says so, save a loss."""
     if name in METRICS:
         return METRICS[name]
-    higher = name in HIGHER or name in _declared
+    more = name in HIGHER or name in higher
     shown = name.replace("_", " ")
-    plain = higher or name.endswith(("loss", "error"))
-    return Metric(name, shown if plain else f"{shown} (less counts as better)", higher=higher)
+    plain = more or name.endswith(("loss", "error"))
+    return Metric(name, shown if plain else f"{shown} (less counts as better)", higher=more)
 
 
-def key_measure(key: str) -> Metric:
-    """The measure of a key of a row: "validation_accuracy" is accuracy on the validation set."""
+def key_measure(key: str, higher: Collection[str] = ()) -> Metric:
+    """The measure of a key of a row: "validation_accuracy" is accuracy on the validation set. Its name and
+    its form do not depend on what `higher` says."""
     split, _, name = key.partition("_")
-    return measure_named(name if split in SPLITS else key)
+    return measure_named(name if split in SPLITS else key, higher)
 
 
-def key_label(key: str) -> str:
+def key_label(key: str, measure: Metric) -> str:
     """ "validation_accuracy" is "validation accuracy, %"."""
     split = key.partition("_")[0]
-    return f"{split} {key_measure(key).label}" if split in SPLITS else key_measure(key).label
+    return f"{split} {measure.label}" if split in SPLITS else measure.label

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aida_bench.errors import UserError, warn
-from aida_bench.report.metrics import declare_higher
 from aida_bench.report.names import conditions, labelled, same, titles, without_copies
 from aida_bench.report.results import Group, Result, number
 from aida_bench.storage.files import read_json, read_json_lines
@@ -38,7 +37,6 @@ def read_folder(folder: Path) -> Result:
         warn(str(error))
         found = {}
     rows, timings = (read_json_lines(folder / f"{name}.jsonl") for name in ("rows", "timings"))
-    declare_higher(config.get("higher"))
     return Result(config, status, rows, timings, found, folder)
 
 

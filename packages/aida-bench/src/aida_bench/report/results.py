@@ -9,7 +9,7 @@ from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
-from aida_bench.report.metrics import METRICS, NOTHING, SPLITS, Metric, key_label, key_measure
+from aida_bench.report.metrics import METRICS, NOTHING, SPLITS, Metric, key_label, key_measure, told_higher
 from aida_bench.storage.files import Row
 
 CAPPED = ("aida", "laida", "adabelief", "ladabelief", "adamplus", "ladam")
@@ -199,7 +199,18 @@ class Group:
         if not chosen:
             return NOTHING
         names = [key_measure(key).name for key in chosen]
-        return next((METRICS[name] for name in METRICS if name in names), key_measure(chosen[0]))
+        return next((METRICS[name] for name in METRICS if name in names), self.measure_of(chosen[0]))
+
+    @cached_property
+    def _higher(self) -> set[str]:
+        return set().union(*(told_higher(result.config) for result in self.results))
+
+    def measure_of(self, key: str) -> Metric:
+        """The measure of a key of its rows, as the task says it."""
+        return key_measure(key, self._higher)
+
+    def label_of(self, key: str) -> str:
+        return key_label(key, self.measure_of(key))
 
     @property
     def choosing_key(self) -> str:
@@ -217,11 +228,11 @@ class Group:
 
     @property
     def scored(self) -> str:
-        return key_label(self.scored_key)
+        return self.label_of(self.scored_key)
 
     @property
     def chosen_by(self) -> str:
-        return key_label(self.choosing_key).removesuffix(", %")
+        return self.label_of(self.choosing_key).removesuffix(", %")
 
     @property
     def tested(self) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aida_bench.errors import UserError, choose
-from aida_bench.report.metrics import METRICS, NOTHING, Metric, declare_higher, key_measure, measure_named
+from aida_bench.report.metrics import METRICS, NOTHING, Metric, key_measure, measure_named, told_higher
 from aida_bench.report.read_rows import read_folder
 from aida_bench.report.results import Result
 from aida_bench.storage.files import Row, from_json_lines, make_folder, replaced, to_json_lines
@@ -146,8 +146,6 @@ def scoring_of(study: Study, task: str, found: Found) -> Scoring | None:
     Raises UserError for a task without a validation split.
     """
     records = list(of_task(found, task))
-    for record in records:
-        declare_higher(record.config.get("higher"))
     keys = dict.fromkeys(key for record in records for row in record.epochs for key in row)
     names = [key_measure(key).name for key in keys if key.startswith("validation_")]
     if not keys:
@@ -162,7 +160,8 @@ def scoring_of(study: Study, task: str, found: Found) -> Scoring | None:
         choose(f"measure of [tasks.{task}] in {study.path.name}", wanted, names)
     name = wanted or next((each for each in METRICS if each in names), names[0])
     tuned_by, tested = f"validation_{name}", f"test_{name}"
-    return Scoring(measure_named(name), tuned_by, tested if tested in keys else tuned_by)
+    higher = {each for record in records for each in told_higher(record.config)}
+    return Scoring(measure_named(name, higher), tuned_by, tested if tested in keys else tuned_by)
 
 
 def of_task(found: Found, task: str) -> Iterator[Record]:

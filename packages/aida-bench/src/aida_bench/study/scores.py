@@ -8,7 +8,7 @@ from functools import cached_property
 from math import inf, isfinite
 from statistics import fmean, median
 
-from aida_bench.report.metrics import Metric
+from aida_bench.report.metrics import Metric, key_label
 from aida_bench.report.statistics import Interval, paired_interval
 from aida_bench.study.cells import UNTRAINED, Cell, TaskPlan
 from aida_bench.study.records import Found, Record, Scoring
@@ -57,6 +57,11 @@ class TaskScores:
     @property
     def scored_by(self) -> str:
         return self.scoring.scored_by if self.scoring else ""
+
+    @property
+    def label(self) -> str:
+        """What is scored, such as "test loss"."""
+        return key_label(self.scored_by, self.measure)
 
     def shown(self, cost: float) -> float:
         """A cost, or a difference of costs, as the measure itself has it."""

@@ -11,7 +11,7 @@ from aida.monitor.plots import MEASURES, Layer, layers
 from aida.monitor.plots.series import choose_bins, rebin, subsample
 from aida.monitor.plots.style import IN_LEGEND, caps
 from aida.monitor.schema import histogram_edges
-from aida_bench.report.metrics import Metric, key_label, key_measure
+from aida_bench.report.metrics import Metric, key_measure
 from aida_bench.report.results import Group, Result
 from aida_bench.report.statistics import Interval, Score, Summary, band, seconds_by_epoch, stepsize_rows
 from aida_bench.report.words import KINDS, Difference, ScoreText, line
@@ -29,7 +29,8 @@ def charts(group: Group, summaries: Sequence[Summary], colours: Mapping[str, int
         "scored": group.scored,
         "higher": group.measure.higher,
         "keys": [
-            {"key": key, "label": key_label(key), "higher": key_measure(key).higher} for key in group.keys
+            {"key": key, "label": group.label_of(key), "higher": group.measure_of(key).higher}
+            for key in group.keys
         ],
         "first": group.choosing_key,
         "optimizers": [

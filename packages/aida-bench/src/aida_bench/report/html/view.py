@@ -11,7 +11,6 @@ from typing import Any
 from aida.monitor.plots import Layer, layers
 from aida.monitor.plots.series import subsample
 from aida_bench.report.html.charts import charts
-from aida_bench.report.metrics import key_label
 from aida_bench.report.names import PLACE, conditions, show
 from aida_bench.report.provenance import command, source
 from aida_bench.report.read_rows import LeftOut, inside
@@ -155,7 +154,7 @@ def curve_table(group: Group, summaries: Sequence[Summary]) -> View:
         [name, *(spread(curve[e], measure) if e in curve else "–" for e in epochs)]
         for name, curve in curves.items()
     ]
-    return {"epochs": epochs, "rows": shown, "label": key_label(group.choosing_key)}
+    return {"epochs": epochs, "rows": shown, "label": group.label_of(group.choosing_key)}
 
 
 def stepsize_table(stepsizes: Mapping[str, Sequence[Layer]]) -> list[View]:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from aida.monitor.plots.style import blank, run_styles, time_axis
-from aida_bench.report.metrics import key_label, key_measure
+from aida_bench.report.metrics import Metric
 from aida_bench.report.statistics import FEWEST
 from aida_bench.study.report.table import Table, by
 
@@ -47,43 +47,43 @@ def forest(differences: Table, far: float = FAR) -> Figure | None:
     longest = max(map(len, tasks.values()))
     figure, (panels,) = blank(1, len(tasks), 4.2, 0.9 + 0.26 * longest)
     for axes, (task, rows) in zip(panels, tasks.items(), strict=True):
-        measure = key_measure(rows[0]["measure"])
+        measure = differences.measure_of(rows[0])
         axes.axvline(0, color=ZERO, linewidth=0.8)
-        limits = _limits(rows, far)
+        limits = _limits(rows, far, measure)
         axes.set_xlim(limits)
         for place, row in enumerate(reversed(rows)):
-            _difference(axes, place, row, limits)
+            _difference(axes, place, row, limits, measure)
         axes.set_yticks(range(len(rows)), [row["rival"] for row in reversed(rows)], fontsize="small")
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_title(f"{task}: {rows[0]['optimizer']} minus rival", fontsize="medium")
         side = "right" if measure.higher else "left"
-        axes.set_xlabel(f"{key_label(rows[0]['measure'])} ({side} is better)", fontsize="small")
+        axes.set_xlabel(f"{differences.label_of(rows[0])} ({side} is better)", fontsize="small")
         _plain(axes)
     return figure
 
 
-def _ends(row: Any) -> list[float]:
+def _ends(row: Any, measure: Metric) -> list[float]:
     """Where its interval ends; with fewer than FEWEST seeds it is its difference alone."""
     shown = row["low"] is not None and row["n"] >= FEWEST
     ends = [row["low"], row["high"]] if shown else [row["difference"]] * 2
-    return [key_measure(row["measure"]).scale * end for end in ends]
+    return [measure.scale * end for end in ends]
 
 
-def _limits(rows: Sequence[Any], far: float) -> tuple[float, float]:
+def _limits(rows: Sequence[Any], far: float, measure: Metric) -> tuple[float, float]:
     """Room for all intervals but those of rivals far off, beside which the others could not be seen."""
     usual = far * median(abs(row["difference"]) for row in rows)
-    near = [0.0, *(end for row in rows if abs(row["difference"]) <= usual for end in _ends(row))]
+    near = [0.0, *(end for row in rows if abs(row["difference"]) <= usual for end in _ends(row, measure))]
     room = 0.06 * (max(near) - min(near)) or 1.0
     return min(near) - room, max(near) + room
 
 
-def _difference(axes: Any, place: int, row: Any, limits: tuple[float, float]) -> None:
+def _difference(axes: Any, place: int, row: Any, limits: tuple[float, float], measure: Metric) -> None:
     """A point and its interval; beyond the limits an arrow at the edge with the number."""
     colour, width = (PRIMARY, 2.2) if row["primary"] else (OTHER, 1.2)
-    measure, (low, high) = key_measure(row["measure"]), limits
+    low, high = limits
     middle = measure.scale * row["difference"]
     if low <= middle <= high:
-        axes.plot(_ends(row), [place, place], color=colour, linewidth=width)
+        axes.plot(_ends(row, measure), [place, place], color=colour, linewidth=width)
         axes.plot(middle, place, "o", color=colour, markersize=4.5)
         return
     edge, marker, side = (low, "<", "left") if middle < low else (high, ">", "right")
@@ -136,10 +136,10 @@ def tuning(curves: Table, named: Collection[str]) -> Figure | None:
     for axes, (task, rows) in zip(panels, tasks.items(), strict=True):
         for label, own in by(rows, "optimizer").items():
             points = [row["points"] for row in own]
-            expected = [key_measure(row["measure"]).scale * row["expected"] for row in own]
+            expected = [curves.measure_of(row).scale * row["expected"] for row in own]
             axes.plot(points, expected, label=_legend_name(label, named), linewidth=1.4, **styles[label])
         axes.set_title(task, fontsize="medium")
-        axes.set_ylabel(f"expected best {key_label(rows[0]['measure'])}", fontsize="small")
+        axes.set_ylabel(f"expected best {curves.label_of(rows[0])}", fontsize="small")
         time_axis(axes, "points tried")
     _legend_below(figure, [panels])
     return figure
@@ -156,17 +156,19 @@ def by_setting(points: Table, alone: Mapping[str, str], named: Collection[str]) 
     figure, grid = blank(len(keys), len(tasks), 4.6, 3.8)
     for key, line in zip(keys, grid, strict=True):
         for axes, (task, mine) in zip(line, tasks.items(), strict=True):
-            _searched(axes, [row for row in mine if alone[row["optimizer"]] == key], key, styles)
+            _searched(axes, [row for row in mine if alone[row["optimizer"]] == key], key, styles, points)
             axes.set_title(task, fontsize="medium")
     _legend_below(figure, grid)
     return figure
 
 
-def _searched(axes: Any, rows: Sequence[Any], key: str, styles: Mapping[str, Mapping[str, Any]]) -> None:
+def _searched(
+    axes: Any, rows: Sequence[Any], key: str, styles: Mapping[str, Mapping[str, Any]], table: Table
+) -> None:
     """Room for the better half of each optimizer's points, beside which those far off could not be told."""
     shown = []
     for label, own in by(sorted(rows, key=lambda row: row[key]), "optimizer").items():
-        measure = key_measure(own[0]["measure"])
+        measure = table.measure_of(own[0])
         scores = [measure.scale * row["score"] for row in own]
         axes.plot([row[key] for row in own], scores, marker="o", markersize=3.5, label=label, **styles[label])
         shown += sorted(scores, reverse=measure.higher)[: (len(scores) + 1) // 2]
@@ -175,5 +177,5 @@ def _searched(axes: Any, rows: Sequence[Any], key: str, styles: Mapping[str, Map
     if shown:
         room = 0.05 * (max(shown) - min(shown)) or 1.0
         axes.set_ylim(min(shown) - room, max(shown) + room)
-        axes.set_ylabel(key_label(rows[0]["measure"]), fontsize="small")
+        axes.set_ylabel(table.label_of(rows[0]), fontsize="small")
     _plain(axes)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aida_bench.report.metrics import key_label
 from aida_bench.report.statistics import FEWEST
 from aida_bench.report.words import listed
 from aida_bench.study.claims import Answer, better, told
@@ -116,7 +115,7 @@ def _which(study: Study, scores: Scores) -> str:
 
 def _line(study: Study, scores: TaskScores) -> dict[str, object]:
     assert scores.scoring is not None
-    row: dict[str, object] = {"task": scores.task, "score": key_label(scores.scoring.scored_by)}
+    row: dict[str, object] = {"task": scores.task, "score": scores.label}
     if (best := scores.best) is not None:
         mean = scores.mean(best)
         assert mean is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aida_bench.report.metrics import Metric
 from aida_bench.report.statistics import FEWEST, Interval, Spread
 from aida_bench.study import statistics
 from aida_bench.study.claims import better, worse
@@ -31,6 +32,11 @@ Row = dict[str, Any]
 THRESHOLDS = [round(0.01 * i, 2) for i in range(-20, 121)]
 """Of the performance profile, in normalised scores."""
 MEAN = "mean ± standard deviation"
+
+
+def measures(scores: Scores) -> dict[str, Metric]:
+    """Of the tasks of which a run has ended."""
+    return {task: each.measure for task, each in scores.items() if each.scoring}
 
 
 def _means(scores: TaskScores, costs: Mapping[int, float]) -> Row:
@@ -123,6 +129,7 @@ def differences(scores: Scores) -> Table:
             "difference": interval(signed, "difference"),
             "primary": lambda row: "yes" if row["primary"] else "", "the optimizer is": text("verdict"),
         },
+        measures(scores),
     )  # fmt: skip
 
 

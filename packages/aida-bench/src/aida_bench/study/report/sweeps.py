@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from aida.monitor.plots.style import PALETTE, blank
-from aida_bench.report.metrics import key_label, key_measure
 from aida_bench.report.statistics import Spread
-from aida_bench.study.report.scores import MEAN, Row, Scores
+from aida_bench.study.report.scores import MEAN, Row, Scores, measures
 from aida_bench.study.report.table import Table, by, number, percent, spread, text
 from aida_bench.study.scores import TaskScores
 from aida_bench.study.spec import Sweep
@@ -35,6 +34,7 @@ def sweeps(scores: Scores) -> Table:
             "value": number("value", ".3g"), "chosen": lambda row: "yes" if row["chosen"] else "",
             MEAN: spread, "n": text("n"), "at the cap": percent("capped"),
         },
+        measures(scores),
     )  # fmt: skip
 
 
@@ -78,12 +78,12 @@ def sweep(table: Table) -> Figure | None:
             axes.set_visible(False)
             if mine := by(own, "task").get(task):
                 axes.set_visible(True)
-                _panel(axes, task, mine)
+                _panel(axes, task, mine, table)
     return figure
 
 
-def _panel(axes: Any, task: str, rows: list[Any]) -> None:
-    measure, values = key_measure(rows[0]["measure"]), [row["value"] for row in rows]
+def _panel(axes: Any, task: str, rows: list[Any], table: Table) -> None:
+    measure, values = table.measure_of(rows[0]), [row["value"] for row in rows]
     means = [measure.scale * row["mean"] for row in rows]
     axes.plot(values, means, "o-", color=SCORE, markersize=4)
     chosen = [row["chosen"] for row in rows]
@@ -92,7 +92,7 @@ def _panel(axes: Any, task: str, rows: list[Any]) -> None:
         axes.plot(values[at], means[at], CHOSEN, color=SCORE, markersize=13)
     axes.set_xscale("log")
     axes.set_xlabel(f"{rows[0]['key']} of {rows[0]['optimizer']} ({CHOSEN}: chosen)", fontsize="small")
-    axes.set_ylabel(key_label(rows[0]["measure"]), color=SCORE, fontsize="small")
+    axes.set_ylabel(table.label_of(rows[0]), color=SCORE, fontsize="small")
     axes.set_title(task, fontsize="medium")
     axes.grid(alpha=0.25)
     if any(row["capped"] is not None for row in rows):

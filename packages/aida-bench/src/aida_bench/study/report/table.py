@@ -6,11 +6,11 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from aida_bench.report.metrics import key_measure, written
+from aida_bench.report.metrics import Metric, key_label, key_measure, written
 from aida_bench.report.names import show as as_written
 
 NUMBER = re.compile(r"[-+]?\d|–$")
@@ -19,13 +19,22 @@ Show = Callable[[Mapping[str, Any]], str]
 
 @dataclass(frozen=True)
 class Table:
-    """`columns`: headings of the Markdown, each with what it shows of a row; the CSV has the rows' values."""
+    """`columns`: headings of the Markdown, each with what it shows of a row; the CSV has the rows' values;
+    `measures`: what each task is compared by, for the figures."""
 
     name: str
     title: str
     note: str
     rows: Sequence[Mapping[str, Any]]
     columns: Mapping[str, Show]
+    measures: Mapping[str, Metric] = field(default_factory=dict)
+
+    def measure_of(self, row: Mapping[str, Any]) -> Metric:
+        """As the row's task says it: one of its name may be turned around on another."""
+        return self.measures.get(row["task"]) or key_measure(row["measure"])
+
+    def label_of(self, row: Mapping[str, Any]) -> str:
+        return key_label(row["measure"], self.measure_of(row))
 
     def markdown(self) -> str:
         if not self.rows:
@@ -86,7 +95,7 @@ def percent(key: str) -> Show:
 
 
 def score(key: str, signed: bool = False) -> Show:
-    """As the row's measure is written."""
+    """As the row's measure is written, which its name alone decides."""
 
     def show(row: Mapping[str, Any]) -> str:
         measure, value = key_measure(row["measure"]), row.get(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf, isfinite
 
-from aida_bench.study.report.scores import Row, Scores
+from aida_bench.study.report.scores import Row, Scores, measures
 from aida_bench.study.report.table import Table, beside, number, score, text
 from aida_bench.study.scores import TaskScores
 from aida_bench.study.statistics import expected_best
@@ -23,7 +23,7 @@ def points(scores: Scores) -> Table:
                 "score": each.shown(cost) if cost is not None and isfinite(cost) else None,
                 "chosen": i == chosen,
             }, settings) for i, (settings, cost) in enumerate(zip(tried, costs, strict=True))]  # fmt: skip
-    return Table("tuning", "Every tuning point", "", rows, {})
+    return Table("tuning", "Every tuning point", "", rows, {}, measures(scores))
 
 
 def chosen(scores: Scores) -> Table:
@@ -62,7 +62,7 @@ def curves(scores: Scores) -> Table:
             about = {"task": task, "optimizer": label, "measure": _measure(each)}
             expected = enumerate(expected_best(costs), 1)
             rows += [{**about, "points": n, "expected": each.shown(cost)} for n, cost in expected]
-    return Table("tuning-curves", "What more points are worth", "", rows, {})
+    return Table("tuning-curves", "What more points are worth", "", rows, {}, measures(scores))
 
 
 def _measure(scores: TaskScores) -> str:
