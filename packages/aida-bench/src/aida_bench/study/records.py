@@ -6,9 +6,9 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aida_bench.errors import UserError, choose
@@ -28,7 +28,8 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run: every epoch's measures and times, and its layers' stepsizes at the end."""
+    """A finished run: every epoch's measures and times, and its layers' stepsizes at the end; those of tuning
+    runs are in no table and are left out."""
 
     key: str
     config: Row
@@ -37,6 +38,11 @@ class Record:
     timings: list[Row]
     layers: list[Row] = field(default_factory=list)
     versions: Row = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str:
+        """ "tune", "final", "published" or "untrained": the last word of its folder, before the point."""
+        return PurePosixPath(self.key).parent.name.rpartition(" ")[2].partition("-")[0]
 
     @property
     def diverged(self) -> bool:
@@ -91,14 +97,19 @@ def own_of(study: Study, found: Found) -> dict[str, Record]:
 
 def of_result(key: str, result: Result) -> Record:
     last = len(result.epochs)
-    layers = [row for row in result.stepsizes if row["epoch"] == last] if "/tune-" not in key else []
+    layers = [row for row in result.stepsizes if row["epoch"] == last]
     timings = [row for row in result.timings if isinstance(row.get("epoch"), int)]
-    return Record(
+    return _kept(Record(
         key, result.config, "diverged" if result.diverged else "finished", result.epochs,
         [_short(row) for row in timings],
         [_short({k: v for k, v in row.items() if k not in ("kind", "histogram", "epoch")}) for row in layers],
         {name: result.versions.get(name) for name in ABOUT},
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _kept(record: Record) -> Record:
+    """Rows of before have the layers of tuning runs too."""
+    return replace(record, layers=[]) if record.layers and record.stage == "tune" else record
 
 
 def _short(row: Row) -> Row:
@@ -112,7 +123,7 @@ def read_rows(folder: Path) -> dict[str, Record]:
         return {}
     try:
         rows = from_json_lines(gzip.decompress(path.read_bytes()).decode())
-        return {row["key"]: Record(**row) for row in rows}
+        return {row["key"]: _kept(Record(**row)) for row in rows}
     except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}): take it from its commit again.") from error
 

@@ -76,7 +76,7 @@ def _origin(study: Study, found: Found, others: int) -> Origin:
         return Origin(None, {}, others)
     path = study.beside(study.about.registered)
     registered = _git(path.parent, "log", "-1", "--format=%H", "--", path.name)
-    finals = (record for key, record in found.items() if " final" in key)
+    finals = (record for record in found.values() if record.stage == "final")
     commits = sorted({str(r.versions["commit"]) for r in finals if r.versions.get("commit")})
     known = {commit: _git(path.parent, "cat-file", "-t", commit) for commit in commits}
     before = {
