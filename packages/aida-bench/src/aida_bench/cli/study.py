@@ -114,17 +114,17 @@ def export(
     file: File,
     to: Annotated[Path | None, Option(help="The folder; by default the file's own, [study] rows.")] = None,
 ) -> None:
-    """Write the rows of all finished runs into one compressed file, from which a fresh clone goes on."""
+    """Write the rows of all finished runs into one compressed file, from which a fresh clone goes on; what
+    the file has of the study already is kept."""
     with one_line_errors("nothing was written."):
         study, _ = _study(file, None)
-        from aida_bench.study.records import own_of, read_records, write_rows
+        from aida_bench.study.export import export as write
 
         folder = expand(to) if to else study.rows_folder
         if folder is None:
             raise UserError(f"{file} names no folder for rows: give --to, or add rows = … to [study].")
-        records = own_of(study, read_records(study))
-        path = write_rows(folder, records.values())
-        say(Console(), f"wrote {len(records)} runs to {path} ({path.stat().st_size / 1e3:.0f} kB)")
+        path, count = write(study, folder)
+        say(Console(), f"wrote {count} runs to {path} ({path.stat().st_size / 1e3:.0f} kB)")
 
 
 def _study(file: Path, only: Sequence[str] | None) -> tuple[Study, list[str]]:
