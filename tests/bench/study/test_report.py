@@ -13,10 +13,10 @@ from aida_bench.study.read import read_study
 from aida_bench.study.records import write_rows
 from aida_bench.study.report import figures, sweeps
 from aida_bench.study.report.table import Table
-from aida_bench.study.report.write import write_report
+from aida_bench.study.report.write import _is_report, write_report
 from aida_bench.study.scores import TaskScores
 from helpers.bench.command import invoke, refused
-from helpers.bench.studies import SGD, TUNED, compared, write
+from helpers.bench.studies import ROOT, SGD, TUNED, compared, write
 from helpers.bench.study_rows import finish, noise
 
 ASKED = """
@@ -277,3 +277,31 @@ def test_the_commit_of_what_was_registered_is_named(study, tmp_path):
 
 def test_without_a_run_there_is_one_sentence(study):
     refused(invoke("study", "report", "study.toml"), "no run of study.toml has ended yet")
+
+
+def test_files_of_one_s_own_are_neither_removed_nor_written_over(study, tmp_path):
+    """Nothing is written where one of them would be; what the report does not write stays in any case."""
+    write_rows(tmp_path / "rows", finish(study, score, layers).values())
+    mine = tmp_path / "mine"
+    for name in ("README.md", "differences.png", "runs.csv"):
+        mine.mkdir(exist_ok=True)
+        (mine / name).write_text("# my own: 3 things\n")
+        (mine / "sweeps.csv").write_text("mine too")
+        before = contents(mine)
+        refused(
+            invoke("study", "report", "study.toml", "--to", "mine"), f"{name} is not of an earlier", "--to"
+        )
+        assert contents(mine) == before
+        (mine / name).unlink()
+    for _ in range(2):
+        assert invoke("study", "report", "study.toml", "--to", "mine").exit_code == 0
+        assert (mine / "sweeps.csv").read_text() == "mine too"
+        (mine / "tables.md").unlink()
+
+
+def test_the_committed_reports_are_reports():
+    folders = [path.parent for path in (ROOT / "docs/results/study").glob("*/README.md")]
+    assert len(folders) >= 4
+    assert all(_is_report(folder) for folder in folders)
+    assert not _is_report(ROOT)
+    assert not _is_report(ROOT / "docs/results/study")

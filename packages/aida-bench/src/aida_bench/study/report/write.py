@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
+from aida_bench.errors import UserError
 from aida_bench.report.figures import plain_text, save_figure
 from aida_bench.storage.files import make_folder, write_text
 from aida_bench.study.claims import answer
@@ -16,11 +19,16 @@ from aida_bench.study.scores import TaskScores
 from aida_bench.study.spec import Study
 
 FORMS = ("png", "svg")
+HEADING = re.compile(r"# .+: \d+ optimizers on ")
+"""How the page of every report begins."""
 
 
 def write_report(study: Study, found: Found, folder: Path) -> list[Path]:
     """The paths written; the same rows, and history of the registered page, give the same bytes. What an
-    earlier report wrote and this one has not is removed."""
+    earlier report wrote and this one has not is removed.
+
+    Raises UserError where files there are not a report's: nothing is written.
+    """
     each = {task: TaskScores(study, task, found) for task in study.tasks}
     planned = {cell.key for scored in each.values() for cell in scored.cells}
     others = len(own_of(study, found).keys() - planned)
@@ -43,27 +51,42 @@ def write_report(study: Study, found: Found, folder: Path) -> list[Path]:
         "settings": figures.by_setting(tables["tuning"], alone, named),
     }
     whole = {name: figure for name, figure in drawn.items() if figure is not None}
-    make_folder(folder)
-    paths = [folder / f"{name}.{form}" for name in whole for form in FORMS]
-    with plain_text():
-        for path in paths:
-            save_figure(whole[path.stem], path)
-    shown = [f"{name}.png" for name in whole]
     texts = {
-        "README.md": page(study, each, found, answers, tables, shown, _origin(study, found, others)),
+        "README.md": page(
+            study, each, found, answers, tables, [f"{name}.png" for name in whole],
+            _origin(study, found, others),
+        ),
         "tables.md": _tables(study, [table for table in made if table.columns]),
         **{f"{name}.csv": table.csv() for name, table in tables.items() if table.rows},
-    }
-    for name, text in texts.items():
+    }  # fmt: skip
+    pictures = {f"{name}.{form}": figure for name, figure in whole.items() for form in FORMS}
+    _refuse_others(folder, [*texts, *pictures])
+    earlier = _is_report(folder) and (folder / "tables.md").exists()
+    make_folder(folder)
+    for name, text in texts.items():  # the page first: it says whose the others are
         write_text(folder / name, text)
-    written = [*paths, *(folder / name for name in texts)]
-    for name in [
-        *(f"{name}.csv" for name in tables),
-        *(f"{name}.{form}" for name in drawn for form in FORMS),
-    ]:
-        if folder / name not in written:
+    with plain_text():
+        for name, figure in pictures.items():
+            save_figure(figure, folder / name)
+    known = [f"{name}.csv" for name in tables] + [f"{name}.{form}" for name in drawn for form in FORMS]
+    for name in known if earlier else ():
+        if name not in texts and name not in pictures:
             (folder / name).unlink(missing_ok=True)
-    return written
+    return [folder / name for name in (*texts, *pictures)]
+
+
+def _is_report(folder: Path) -> bool:
+    page = folder / "README.md"
+    return page.exists() and bool(HEADING.match(page.read_text(encoding="utf-8", errors="replace")))
+
+
+def _refuse_others(folder: Path, names: Iterable[str]) -> None:
+    """Raises UserError where something else than a report has one of these names."""
+    if not _is_report(folder) and (there := [name for name in names if (folder / name).exists()]):
+        raise UserError(
+            f"{folder / there[0]} is not of an earlier report and would be written over: name another folder "
+            "with --to, or move it away."
+        )
 
 
 def _tables(study: Study, tables: list[scores.Table]) -> str:
