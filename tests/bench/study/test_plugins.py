@@ -15,6 +15,8 @@ from torch import nn
 from aida_bench import plugins
 from aida_bench.baselines import build_optimizer
 from aida_bench.errors import UserError
+from aida_bench.report.provenance import command
+from aida_bench.report.read_rows import read_groups
 from aida_bench.storage.files import read_json
 from aida_bench.study.cells import TaskPlan, next_cells
 from aida_bench.study.read import read_study
@@ -99,6 +101,38 @@ def test_one_s_own_optimizer_in_a_comparison(empty):
     assert result.exit_code == 0, result.output
     assert (empty / "out/own_optimizer.Lion/seed-0/done.json").exists()
     assert "own_optimizer:Lion" in result.stdout
+
+
+def test_a_task_of_one_s_own_takes_the_library_s_optimizers_and_one_s_own(empty):
+    """With their own defaults, as it has no recipes; in each of the three commands."""
+    for name in ("own_optimizer.py", "own_task.py"):
+        shutil.copy(ROOT / "examples" / name, empty)
+    more = ["--epochs", 1, "--workers", 1, "--device", "cpu", "--quiet"]
+    for number, words in enumerate([
+        ["compare", "own_task:Spirals", "--optimizers", "aida,adamw,own_optimizer:Lion", "--lr", 1e-3],
+        ["sweep", "own_task:Spirals", "--grid", "lr=1e-3"],
+        ["train", "own_task:Spirals", "--optimizer", "adamw", "--set", "weight_decay=0"],
+    ]):  # fmt: skip
+        result = invoke(*words, *more, "--out", number)
+        assert result.exit_code == 0, result.output
+        assert list((empty / str(number)).glob("*/seed-0/done.json"))
+    configs = [read_json(path) for path in (empty / "0").glob("*/seed-0/config.json")]
+    assert {each["optimizer"] for each in configs} == {"aida", "adamw", "own_optimizer:Lion"}
+    assert all(each["settings"] == {"lr": 1e-3} for each in configs)
+    (page,) = read_groups(empty / "0")
+    assert "--optimizers adamw,aida,own_optimizer:Lion" in command(page)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["compare"], "no optimizers of its own to compare: name some with --optimizers"),
+    (["compare", "--optimizers", "all"], "name some with --optimizers"),
+    (["compare", "--optimizers", "adia"], "unknown optimizer 'adia': did you mean 'aida'?"),
+    (["train", "--set", "xo=1"], "aida does not take {'xo': 1}"),
+])  # fmt: skip
+def test_what_a_task_of_one_s_own_does_not_take_is_one_sentence(empty, words, said):
+    shutil.copy(ROOT / "examples/own_task.py", empty)
+    refused(invoke(words[0], "own_task:Spirals", *words[1:], "--out", "out"), said)
+    assert not (empty / "out").exists()
 
 
 def test_what_cannot_be_imported_is_one_sentence(empty):

@@ -187,16 +187,21 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def optimizer_specs(task: str, preset: Preset, names: Iterable[str], **settings: Any) -> list[OptimizerSpec]:
-    """Each optimizer with its recipe, if it has one, and with `settings` in place of the recipe's."""
+    """Each optimizer with its recipe, if it has one, and with `settings` in place of the recipe's. One's own,
+    and on a task of one's own any that the library has, may be without: it has its own defaults."""
     from aida_bench.execution.plan import OptimizerSpec
 
-    found = []
+    found, own_task = [], is_plugin(TASKS, task)
     for name in dict.fromkeys(names):
-        if name not in preset.recipes and is_plugin(OPTIMIZER_PLUGINS, name):
+        if name not in preset.recipes and (own_task or is_plugin(OPTIMIZER_PLUGINS, name)):
             own: Mapping[str, Any] = {}
         else:
             own = preset.recipes[choose(f"optimizer for {task}", name, preset.recipes)].settings
         found.append(OptimizerSpec(name.replace(":", "."), name, {**own, **settings}))
+    if not found:
+        raise UserError(
+            f"{task} has no optimizers of its own to compare: name some with --optimizers aida,adamw."
+        )
     labels = [each.label for each in found]
     if twice := [each.optimizer for each in found if labels.count(each.label) > 1]:
         raise UserError(

@@ -21,7 +21,8 @@ __all__ = ["TASKS", "create_task", "has_presets", "presets_of"]
 
 _plain = Preset(("default",), epochs=1, batch_size=64, seeds=1, optimizers=(), recipes={})
 PLAIN = {"small": _plain, "study": _plain}
-"""Of a class without presets: `model` is "default" unless told otherwise, and no optimizer has a recipe."""
+"""Of a class without presets: `model` is "default" unless told otherwise, and every optimizer that is named
+has its own defaults."""
 
 
 def create_task(name: str, **options: object) -> Task:
@@ -40,6 +41,12 @@ def higher_of(name: str) -> dict[str, list[str]]:
         return {}
     found = getattr(_task_class(name), "higher", ())
     return {"higher": [found] if isinstance(found, str) else list(found)} if found else {}
+
+
+def splits_of(name: str) -> tuple[str, ...]:
+    """The splits of a task of one's own as its class has them; none where only its objects do."""
+    found = () if name in TASKS else getattr(_task_class(name), "splits", ())
+    return tuple(found) if isinstance(found, (tuple, list)) else ()
 
 
 def has_presets(name: str) -> bool:
