@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shlex
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,17 +14,20 @@ import pytest
 from typer.testing import CliRunner
 
 from aida_bench.cli.app import app
+from aida_bench.cli.run_options import RunOptions
 from aida_bench.recipes.digits import DIGITS
 from aida_bench.report.export import latex, markdown
 from aida_bench.report.html import page as report_html
 from aida_bench.report.html.charts import aside
 from aida_bench.report.html.page import colour_numbers
 from aida_bench.report.html.view import overview
-from aida_bench.report.provenance import command
+from aida_bench.report.names import same
+from aida_bench.report.provenance import OPTIONS, command
 from aida_bench.report.read_rows import group, read_found, read_groups
 from aida_bench.report.results import Group
 from aida_bench.report.terminal import merged_rows
 from helpers.bench.report_runs import RESULTS, result, write
+from helpers.bench.studies import ROOT
 
 VOID = {"meta", "link", "input", "img", "br"}
 
@@ -319,6 +323,93 @@ def test_the_command_is_that_of_the_runs(tmp_path, asked, said):
     done = CliRunner().invoke(app, [*words[1:], *out, "--resume"])
     assert done.exit_code == 0, done.output
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("config.json")} == before
+
+
+def parsed(text: str, monkeypatch) -> tuple[dict, set]:
+    """What the command line makes of a group's command: its options, and each run."""
+    asked, runs = [], set()
+
+    def carry_out(task, specs, seeds, options, console):
+        asked.append({"task": task, **vars(options)})
+        runs.update((each.optimizer, same(dict(each.settings)), seed) for each in specs for seed in seeds)
+
+    monkeypatch.setattr("aida_bench.cli.app.carry_out", carry_out)
+    for line in text.splitlines():
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, (line, done.output)
+    return asked[0], runs
+
+
+SETTINGS = [
+    {"betas": [0.8, 0.99]}, {"maximize": True}, {"maximize": False}, {"layerwise": "post"},
+    {"layerwise": None}, {"lr": 1e-9}, {"lr": 1e30}, {"lr": 0.1 + 0.2}, {"K": 3}, {"K": 10**7},
+    {"lr": 0.5, "eps": 1e-12, "betas": [0.5, 0.75], "layerwise": "post"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("task", ["digits", "examples.own_task:Spirals"])
+def test_the_command_can_be_given_for_every_kind_of_setting(monkeypatch, settings, task):
+    """And for what a configuration holds besides, such as what is told of a task's measures."""
+    monkeypatch.chdir(ROOT)
+    own = dict(DIGITS["aida"].settings) if task == "digits" else {}
+    about = {"task": task, "higher": ["gain"], "published": True, "limit_batches": 2, "device": "cpu"}
+    about |= {"model": "mlp" if task == "digits" else "default", "threads": 2, "precision": "bf16"}
+    made = [
+        result("aida", seed, [0.5], [0.5], settings=given, **about)
+        for given in (own, {**own, **settings})
+        for seed in (0, 1)
+    ]
+    for runs in (made[:2], made[2:], made):
+        (one,) = group(runs)
+        options, found = parsed(command(one), monkeypatch)
+        assert found == {("aida", same(each.settings), each.seed) for each in runs}
+        told = ("task", "model", "threads", "precision", "limit_batches", "device", "preset", "epochs")
+        assert {key: options[key] for key in told} == {key: runs[0].config[key] for key in told}
+
+
+def test_every_option_of_the_command_is_one(monkeypatch):
+    assert {each.name for each in fields(RunOptions)} >= set(OPTIONS)
+
+
+def test_what_is_told_later_of_a_measure_splits_no_group(tmp_path):
+    """Runs of before and after, in one table the right way round; a copy of one is one of both."""
+    told = {"task": "own:Task", "higher": ["gain"]}
+    runs = [
+        result("aida", 0, [0.1], [0.1], measure="gain", task="own:Task"),
+        result("sgd", 0, [0.9], [0.9], measure="gain", **told),
+    ]
+    (one,) = group(runs)
+    assert one.measure.higher
+    assert (one.title, one.scored) == ("own:Task · cnn", "test gain")
+    write(tmp_path / "a", runs)
+    write(tmp_path / "b", [result("aida", 0, [0.1], [0.1], measure="gain", **told)])
+    found = read_found(tmp_path)
+    assert [each.config.get("higher") for each in found.groups[0].results] == [["gain"]] * 2
+    assert [reason for _, reason in found.left_out] == ["is a copy of b/aida/seed-0"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_measure_is_turned_around_on_the_task_that_says_so_alone(tmp_path, order):
+    runs = [
+        result(name, 0, [value], [value], measure="gain", task=task, **about)
+        for task, about in [("own:Up", {"higher": ["gain"]}), ("own:Down", {})][::order]
+        for name, value in (("aida", 0.9), ("sgd", 0.1))
+    ]
+    groups = {each.results[0].config["task"]: each for each in group(runs)}
+    assert {task: each.measure.higher for task, each in groups.items()} == {"own:Up": True, "own:Down": False}
+    text = latex(list(groups.values()))
+    assert text.count(r"\textbf{0.9}") == text.count(r"\textbf{0.1}") == 2
+    page = Page(report_html.write_html(write_all(tmp_path, runs)))
+    keys = {each["scored"]: {k["key"]: k["higher"] for k in each["keys"]} for each in page.data.values()}
+    assert keys["test gain"]["validation_gain"]
+    assert not keys["test gain (less counts as better)"]["validation_gain"]
+
+
+def write_all(folder: Path, results) -> Path:
+    for each in results:
+        write(folder / each.config["task"].replace(":", "-"), [each])
+    return folder
 
 
 def test_settings_that_are_not_the_recipes_are_named_with_their_source(tmp_path):

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from aida_bench.recipes import PRESETS, Recipe
+from aida_bench.report.metrics import told_higher
 from aida_bench.report.results import Result, flatten
 from aida_bench.storage.files import Row
+from aida_bench.storage.run import TOLD
 
 PLACE = ("device", "devices", "strategy", "threads", "workers")
 """What of a configuration says where a run ran: no reason to keep two runs apart."""
@@ -81,7 +83,7 @@ def _told(results: Sequence[Result]) -> dict[str, Callable[[Any], str]]:
 
 def conditions(result: Result) -> Row:
     """What all runs of a group share."""
-    own = ("optimizer", "settings", "seed", *PLACE)
+    own = ("optimizer", "settings", "seed", *PLACE, *TOLD)
     return {key: value for key, value in result.config.items() if key not in own}
 
 
@@ -99,15 +101,20 @@ def titles(shared: Sequence[Row]) -> list[str]:
     return found
 
 
+def _progress(result: Result) -> tuple[bool, bool, int, bool]:
+    """Of two that got as far, the one that tells more comes after the other."""
+    return result.finished, result.diverged, len(result.epochs), bool(told_higher(result.config))
+
+
 def without_copies(results: Iterable[Result]) -> tuple[list[Result], list[tuple[Result, Result]]]:
     """Of runs with one configuration, in several folders, the one that got furthest; the others with it."""
     together: dict[str, list[Result]] = {}
     for result in results:
-        own = {key: value for key, value in result.config.items() if key not in PLACE}
+        own = {key: value for key, value in result.config.items() if key not in (*PLACE, *TOLD)}
         together.setdefault(same(own), []).append(result)
     kept, copies = [], []
     for mine in together.values():
-        furthest = max(mine, key=lambda each: (each.finished, each.diverged, len(each.epochs)))
+        furthest = max(mine, key=_progress)
         kept.append(furthest)
         copies += [(each, furthest) for each in mine if each is not furthest]
     return kept, copies

@@ -8,7 +8,14 @@ from itertools import product
 from typing import Any
 
 from aida_bench.report.names import conditions, given, recipe_of, same, show
-from aida_bench.report.results import Group, Result, flatten
+from aida_bench.report.results import Group, Result, flatten, number
+from aida_bench.settings import write_setting
+
+OPTIONS = (
+    "preset", "model", "epochs", "batch_size", "limit_batches", "precision", "device", "threads", "devices",
+    "strategy",
+)  # fmt: skip
+"""What of a configuration the command line has an option for, of the same name."""
 
 
 def command(group: Group) -> str:
@@ -17,7 +24,7 @@ def command(group: Group) -> str:
     Where one command would run more than there is, such as seeds that are missing: a line for each optimizer
     and its consecutive seeds.
     """
-    if _product(group.results) in (None, {_run(result) for result in group.results}):
+    if _product(group.results) == {_run(result) for result in group.results}:
         return _command(group.results)
     return "\n".join(_command(part) for label in group.optimizers for part in _consecutive(group.of(label)))
 
@@ -30,16 +37,15 @@ def _command(results: Sequence[Result]) -> str:
         shared |= {key: first.get(key) for key in ("devices", "strategy")}
     seeds = _seeds(results)
     grid = _grid(results)
-    one_lr = list(grid) == ["lr"] and len(grid["lr"]) == 1
-    values = {key: ",".join(map(show, each)) for key, each in grid.items()}
+    one_lr = list(grid) == ["lr"] and len(grid["lr"]) == 1 and number(grid["lr"][0])
+    axes = [f"{key}={','.join(map(write_setting, each))}" for key, each in grid.items()]
     return shlex.join(
         [
-            *("aida", "sweep" if grid and not one_lr else "compare", shared.pop("task")),
+            *("aida", "sweep" if grid and not one_lr else "compare", first["task"]),
             *("--optimizers", ",".join(_optimizers(results))),
             *("--seeds", str(len(seeds)), "--first-seed", str(seeds[0])),
             *_options(shared),
-            *(["--lr" if one_lr else "--grid"] if grid else []),
-            *(values.values() if one_lr else (f"{key}={each}" for key, each in values.items())),
+            *(["--lr", show(grid["lr"][0])] if one_lr else ["--grid", *axes] if grid else []),
         ]
     )
 
@@ -57,17 +63,16 @@ def _run(result: Result) -> tuple[str, str, int]:
     return result.config["optimizer"], same(result.settings), result.seed
 
 
-def _product(results: Sequence[Result]) -> set[tuple[str, str, int]] | None:
-    """The runs that one command would make; None where that cannot be known without a recipe."""
+def _product(results: Sequence[Result]) -> set[tuple[str, str, int]]:
+    """The runs that one command would make; without a recipe an optimizer has its own defaults."""
     recipes = {result.config["optimizer"]: recipe_of(result) for result in results}
     grid = _grid(results)
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     made = set()
     for name, recipe in recipes.items():
-        if recipe is None:
-            return None
+        own = flatten(dict(recipe.settings)) if recipe else {}
         for point, seed in product(points, _seeds(results)):
-            made.add((name, same({**flatten(dict(recipe.settings)), **point}), seed))
+            made.add((name, same({**own, **point}), seed))
     return made
 
 
@@ -82,22 +87,19 @@ def _consecutive(results: Sequence[Result]) -> Iterator[list[Result]]:
 
 
 def _options(values: Mapping[str, Any]) -> list[str]:
-    """Options named after the configuration's keys; what is None or off needs no word."""
+    """Options named after the configuration's keys; what is None needs no word."""
     words = []
     for key, value in values.items():
-        name = f"--{key.replace('_', '-')}"
-        if value is True:
-            words.append(name)
-        elif value is not None and value is not False:
-            words += [name, show(value)]
+        if key in OPTIONS and value is not None:
+            words += [f"--{key.replace('_', '-')}", show(value)]
     return words
 
 
 def _grid(results: Sequence[Result]) -> dict[str, list[Any]]:
     """The values of every setting that is not everywhere its recipe's."""
     own = dict.fromkeys(key for result in results for key in given(result))
-    found = {key: {same(value): value for value in (r.settings.get(key) for r in results)} for key in own}
-    return {key: [value for value in values.values() if value is not None] for key, values in found.items()}
+    told = {key: [result.settings[key] for result in results if key in result.settings] for key in own}
+    return {key: list({same(value): value for value in values}.values()) for key, values in told.items()}
 
 
 def source(result: Result) -> str:
