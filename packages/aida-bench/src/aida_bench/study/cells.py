@@ -15,12 +15,13 @@ from math import inf
 from typing import Any
 
 from aida_bench.errors import UserError
+from aida_bench.execution.job import resolve_device
 from aida_bench.recipes import Preset
 from aida_bench.storage.files import Row
 from aida_bench.storage.run import IDENTITY
 from aida_bench.study import space
 from aida_bench.study.records import Found, plain, scoring_of
-from aida_bench.study.spec import OptimizerEntry, Study
+from aida_bench.study.spec import About, OptimizerEntry, Study
 from aida_bench.tasks import higher_of, presets_of
 
 UNTRAINED = "untrained"
@@ -208,7 +209,7 @@ class TaskPlan:
         config = {
             "task": spec.task, "preset": spec.preset, "model": spec.model or preset.models[0],
             "epochs": epochs, "batch_size": spec.batch_size or preset.batch_size,
-            "limit_batches": spec.limit_batches, "device": about.device, "precision": about.precision,
+            "limit_batches": spec.limit_batches, "device": _device(about), "precision": about.precision,
             "devices": 1, "strategy": None,
             "optimizer": "sgd" if stage == UNTRAINED else self.study.optimizers[label].optimizer,
             "settings": dict(settings), "seed": seed, "threads": about.threads, **higher_of(spec.task),
@@ -219,7 +220,12 @@ class TaskPlan:
         return cell
 
 
-def check_same(cell: Cell, found: Row) -> None:
+def _device(about: About) -> str:
+    """What auto is here: a run's identity has the device that it ran on."""
+    return resolve_device("auto", about.precision, 1, None) if about.device == "auto" else about.device
+
+
+def check_same(cell: Cell, found: Row, study: Study) -> None:
     """Raises UserError where a finished run is not the one that the file asks for."""
     for key in IDENTITY:
         if cell.config.get(key) != found.get(key):
