@@ -160,7 +160,24 @@ def test_a_circle_over_others_is_named(first, tmp_path):
 def test_what_makes_the_others_runs_other_ones_is_refused(first, tmp_path):
     second(tmp_path, SECOND + "[tasks.one]\nepochs = 4\n")
     result = invoke("study", "run", "second.toml", "--dry-run")
-    refused(result, "has epochs 1, the study's file 2", "undo the change")
+    refused(result, "has epochs 1, the study's file 2", "undo the change, or make it in a task or a study of")
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    (SECOND + "[space]\nlr = [1e-4, 1.0]\n", "or make it in an optimizer of another name"),
+    (SECOND.replace("[comparisons]", 'precision = "bf16"\n[comparisons]'), "or make it in a task or a study"),
+])  # fmt: skip
+def test_an_extension_that_changes_the_others_runs_is_told_what_fits_it(first, tmp_path, text, said):
+    """Not to make it in an extension, which it is."""
+    second(tmp_path, text)
+    result = invoke("study", "status", "second.toml")
+    refused(result, "undo the change", said)
+    assert "extends this one" not in result.stderr
+
+
+def test_a_change_of_settings_may_be_made_in_an_extension(first, tmp_path):
+    write(tmp_path, first.path.read_text().replace("[1e-3, 1e-1]", "[1e-4, 1.0]"))
+    refused(invoke("study", "status", "study.toml"), "undo the change (", "a study that extends this one")
 
 
 def test_an_extension_can_be_extended(first, tmp_path):

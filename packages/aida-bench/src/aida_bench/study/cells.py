@@ -216,7 +216,7 @@ class TaskPlan:
         }  # fmt: skip
         cell = Cell(self._key(label, stage, point, seed), self.task, label, stage, point, plain(config))
         if cell.key in self.found:
-            check_same(cell, self.found[cell.key].config)
+            check_same(cell, self.found[cell.key].config, self.study)
         return cell
 
 
@@ -231,9 +231,22 @@ def check_same(cell: Cell, found: Row, study: Study) -> None:
         if cell.config.get(key) != found.get(key):
             raise UserError(
                 f"the finished run {cell.key} has {key} {found.get(key)!r}, the study's file "
-                f"{cell.config.get(key)!r}: undo the change (a setting more that is tuned, or has a range, "
-                "moves all points), or make it in a study that extends this one."
+                f"{cell.config.get(key)!r}: {_fix(study, key, found.get(key))}."
             )
+
+
+def _fix(study: Study, key: str, found: Any) -> str:
+    """An extension may have more settings to tune; what else it changes is so of the other's runs too."""
+    if key == "device" and study.about.device == "auto":
+        return f'auto is another device here, so write device = "{found}" in [study]'
+    if key not in ("optimizer", "settings"):
+        return "undo the change, or make it in a task or a study of another name"
+    if study.base:
+        return "undo the change, or make it in an optimizer of another name"
+    return (
+        "undo the change (a setting more that is tuned, or has a range, moves all points), or make it in a "
+        "study that extends this one"
+    )
 
 
 def next_cells(study: Study, tasks: Iterable[str], found: Found) -> list[Cell]:
