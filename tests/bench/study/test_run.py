@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from aida_bench.errors import UserError
 from aida_bench.execution.job import BUSY, Job, execute
 from aida_bench.execution.job import _alone as alone
 from aida_bench.study import run as carrying
@@ -24,9 +25,11 @@ from helpers.bench.command import invoke, refused
 from helpers.bench.faulty import HERE
 from helpers.bench.kills import killed
 from helpers.bench.studies import ROOT, TINY, write
+from helpers.bench.study_rows import record
 
 DEATHS = 3
 """How often a study dies; each start costs seconds of imports."""
+RESOLVE = "aida_bench.study.cells.resolve_device"
 pytestmark = pytest.mark.timeout(1800)
 
 
@@ -185,20 +188,20 @@ def test_it_waits_once_for_what_another_command_is_at_and_then_goes_on(tmp_path,
 def test_runs_of_another_command_are_left_to_it_while_there_are_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = read_study(write(tmp_path))
-    (cell, *_) = next_cells(study, study.tasks, {})
-    other, ran = ExitStack(), []
-    other.enter_context(alone(study.folder / cell.key))
+    (cell, other, *_) = next_cells(study, study.tasks, {})
+    lock, ran = ExitStack(), []
+    lock.enter_context(alone(study.folder / cell.key))
 
     def run_all(jobs, *_):
         ran.append([job.folder for job in jobs])
-        other.close()
+        lock.close()
         dispatched(jobs, *_)
 
     dispatched = carrying.run_all
     monkeypatch.setattr(carrying, "run_all", run_all)
     study_run(study.path)
-    assert study.folder / cell.key not in ran[0]
-    assert ran[1] == [study.folder / cell.key]
+    assert ran[0] == [study.folder / other.key]  # of a task without a run one alone
+    assert study.folder / cell.key in ran[1]  # the other's, which it has left
 
 
 @pytest.mark.processes
@@ -275,10 +278,60 @@ def test_a_device_that_is_not_here_is_one_sentence_without_another_command_s_opt
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path, **{'name = "tiny"': 'name = "tiny"\ndevice = "tpuu"'})
     result = invoke("study", "run", path, "--nice", 0, "--workers", 1, "--quiet")
-    refused(
-        result, "2 of ", " runs failed: aida tune-00 seed 100", "no device 'tpuu' here", "choose cpu or auto"
-    )
+    refused(result, "aida tune-00 seed 100", "no device 'tpuu' here", "choose cpu or auto")
     assert "--device" not in result.stderr
+
+
+def test_what_auto_is_here_is_a_run_s_identity(tmp_path, monkeypatch):
+    """As a comparison's; for a device that is named nothing is resolved."""
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, **{'name = "tiny"': 'name = "tiny"\ndevice = "auto"'})
+    monkeypatch.setattr(RESOLVE, lambda device, *_: {"auto": "tpu:0"}[device])
+    study = read_study(path)
+    (cell, *_) = next_cells(study, study.tasks, {})
+    assert cell.config["device"] == "tpu:0"
+    found = {cell.key: record(cell, 1.0)}
+    assert next_cells(study, study.tasks, found)[0].key != cell.key
+    monkeypatch.setattr(RESOLVE, lambda *_: "cpu")
+    with pytest.raises(UserError, match=r'device .tpu:0., the study.s file .cpu.: .* write device = "tpu:0"'):
+        next_cells(study, study.tasks, found)
+    named = read_study(write(tmp_path, **{'name = "tiny"': 'name = "tiny"\ndevice = "cuda"'}))
+    assert next_cells(named, named.tasks, {})[0].config["device"] == "cuda"
+
+
+@pytest.mark.parametrize(("name", "measure", "said"), [
+    ("Line", 'measure = "los"', "measure of [tasks.line] in study.toml 'los': did you mean loss"),
+    ("Untold", "", "no measure of a validation split"),
+])  # fmt: skip
+def test_a_measure_that_a_task_has_not_is_told_after_one_run_of_it(
+    tmp_path, monkeypatch, name, measure, said
+):
+    """A task that measures nothing on a validation split is alike, where its class does not say so."""
+    monkeypatch.chdir(tmp_path)
+    task = f'[tasks.line]\ntask = "{HERE}:{name}"\nepochs = 2\n{measure}\n'
+    path = write(tmp_path, **{"[tasks.digits]": f"{task}[tasks.digits]"})
+    result = invoke("study", "run", path, "--nice", 0, "--workers", 1, "--quiet")
+    refused(result, said)
+    assert len(list((tmp_path / "runs").rglob("done.json"))) == 2  # one of each task
+
+
+def test_a_task_whose_class_has_no_validation_split_is_told_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, **{"[tasks.digits]": f'[tasks.digits]\ntask = "{HERE}:Tested"'})
+    for words in (["run", path], ["run", path, "--dry-run"], ["status", path]):
+        refused(
+            invoke("study", *words), "no validation split, which tuning goes by: let its splits begin task's"
+        )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ('"adabelief"\nsettings_from = "aida"\nphase = 2', '"adabelieff"\ntune = ["lr"]', "unknown optimizer"),
+    ("[optimizers.sgd]", "[optimizers.sgd]\nsettings = { momentun = 0.9 }", "sgd on digits, tune: sgd"),
+])  # fmt: skip
+def test_a_dry_run_says_what_a_run_would_refuse(tmp_path, monkeypatch, old, new, said):
+    monkeypatch.chdir(tmp_path)
+    refused(invoke("study", "run", write(tmp_path, **{old: new}), "--dry-run"), said)
 
 
 def test_one_run_that_fails_ends_no_other_and_the_same_command_goes_on(tmp_path, monkeypatch):

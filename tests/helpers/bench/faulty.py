@@ -58,6 +58,20 @@ class Line:
         return 1.0
 
 
+class Untold(Line):
+    """Its objects, and not its class, say what is evaluated: no validation split."""
+
+    splits: tuple[str, ...] = ()
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.splits = ("test",)
+
+
+class Tested(Line):
+    splits = ("test",)
+
+
 class Loaded(Line):
     """Its batches come from a process of its own."""
 

@@ -59,11 +59,13 @@ def run(
     with one_line_errors(RESUME):
         study, tasks = _study(file, only)
         from aida_bench.execution.cores import runs_at_once
-        from aida_bench.study.run import Processes, carry_out
+        from aida_bench.study.records import read_records
+        from aida_bench.study.run import Processes, carry_out, check_ahead
 
         console, about = Console(quiet=quiet), study.about
         workers = workers or runs_at_once(about.device, about.threads)
         if dry_run:
+            check_ahead(study, tasks, read_records(study), set())
             _show(study, tasks, console, workers)
             return
         if nice and hasattr(os, "nice"):

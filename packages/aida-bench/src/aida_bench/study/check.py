@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aida_bench.errors import UserError, choose
 from aida_bench.seeds import check_seeds
 from aida_bench.study.spec import CLAIM_KINDS, Claim, OptimizerEntry, Study, Tuning
-from aida_bench.tasks import presets_of
+from aida_bench.tasks import presets_of, splits_of
 
 
 def check(study: Study) -> None:
@@ -24,10 +24,17 @@ def check(study: Study) -> None:
 
 
 def check_names(study: Study) -> None:
-    """Raises UserError for a preset or recipe that a task does not have, whose class is imported."""
+    """Raises UserError for a preset, recipe or validation split that a task does not have, whose class is
+    imported."""
     name, published = study.path.name, study.published
     found = {label: presets_of(each.task) for label, each in study.tasks.items()}
     for label, each in study.tasks.items():
+        splits = splits_of(each.task)
+        if splits and "validation" not in splits:
+            raise UserError(
+                f"{each.task} of [tasks.{label}] in {name} has no validation split, which tuning goes by: "
+                'let its splits begin with "validation".'
+            )
         preset = found[label][choose(f"preset of [tasks.{label}] in {name}", each.preset, found[label])]
         for optimizer in study.optimizers_of(label):
             if recipe := study.optimizers[optimizer].recipe:

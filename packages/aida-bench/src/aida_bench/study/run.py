@@ -15,7 +15,7 @@ from aida_bench.execution.job import LOCK, Job
 from aida_bench.execution.progress import Bars
 from aida_bench.storage.files import held, make_folder
 from aida_bench.study.cells import Cell, TaskPlan, next_cells
-from aida_bench.study.records import read_records
+from aida_bench.study.records import Found, read_records
 from aida_bench.study.spec import Study
 from aida_bench.study.status import affordable
 
@@ -45,20 +45,25 @@ def carry_out(study: Study, tasks: Sequence[str], processes: Processes, console:
         cells = affordable(study, ready, found)
         if not cells:
             return False
-        # Of later stages too, as far as they can be told: none is to fail after hours of the first.
-        foreseen = (each for task in tasks for each in TaskPlan(study, task, found).all_cells())
-        check_settings(study, [each for each in foreseen if each.key not in found], checked)
+        check_ahead(study, tasks, found, checked)
         make_folder(study.folder)
+        free = [each for each in cells if not held(study.folder / each.key / LOCK)]
         jobs = [
             Job(study.folder / each.key, each.config, keep=0, shared=True, of=each.task * (len(tasks) > 1))
-            for each in cells
+            for each in _one_of_new(free, found) or cells
         ]
-        free = [job for job in jobs if not held(job.folder / LOCK)]
         if free:
-            with Bars(free, console) as bars:
-                run_all(free, min(processes.workers, len(free)), processes.ray, bars)
+            with Bars(jobs, console) as bars:
+                run_all(jobs, min(processes.workers, len(jobs)), processes.ray, bars)
         else:
             _wait(jobs, console)
+
+
+def _one_of_new(cells: Sequence[Cell], found: Found) -> list[Cell]:
+    """Of a task of which no run has ended one alone: it shows whether there is the measure to tune by."""
+    begun = {key.partition("/")[0] for key in found}
+    first = {cell.task: cell for cell in reversed(cells) if cell.task not in begun}
+    return [cell for cell in cells if first.get(cell.task, cell) is cell]
 
 
 def _wait(jobs: Sequence[Job], console: Console) -> None:
@@ -66,6 +71,12 @@ def _wait(jobs: Sequence[Job], console: Console) -> None:
     say(console, f"waiting for {len(jobs)} run{'s' * (len(jobs) > 1)} of another command")
     while all(held(job.folder / LOCK) for job in jobs):
         time.sleep(POLL)
+
+
+def check_ahead(study: Study, tasks: Sequence[str], found: Found, checked: set[str]) -> None:
+    """Of later stages too, as far as they can be told: none is to fail after hours of the first."""
+    foreseen = (each for task in tasks for each in TaskPlan(study, task, found).all_cells())
+    check_settings(study, [each for each in foreseen if each.key not in found], checked)
 
 
 def check_settings(study: Study, cells: Sequence[Cell], checked: set[str]) -> None:
