@@ -9,7 +9,10 @@ import sys
 import pytest
 import torch
 
+from aida_bench.execution.plan import OptimizerSpec, grid_points
+from aida_bench.settings import read_grid
 from helpers.bench.command import invoke, refused
+from helpers.bench.faulty import HERE
 
 ONE = ["--epochs", "2", "--limit-batches", "2", "--threads", "1", "--workers", "1", "--device", "cpu"]
 QUICK = [*ONE, "--seeds", "2"]
@@ -155,6 +158,46 @@ def test_sweep_runs_every_point_and_names_it(tmp_path):
         refused(wrong, f"'{word}' is no setting: {told}. A value is")
     refused(invoke("sweep", "digits", "--grid", "xo=1", "--out", tmp_path / "no"), "aida does not take", "xo")
     refused(invoke("report", tmp_path / "no"), "no")
+
+
+@pytest.mark.parametrize(("axis", "points"), [
+    ("lr=1e-3,0.001,2e-3", ["lr=0.001", "lr=0.002"]), ("K=1,1.0", ["K=1"]),
+    ("betas=0.9:0.99,0.90:0.990", ["betas=0.9:0.99"]),
+])  # fmt: skip
+def test_equal_points_of_a_grid_are_one(tmp_path, axis, points):
+    out = tmp_path / "out"
+    result = invoke("sweep", "digits", *ONE, "--model", "mlp", "--out", out, "--grid", axis, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
+        f"aida {point}" for point in points
+    ]
+    grid = read_grid([axis])
+    labels = [each.label for each in grid_points([OptimizerSpec("aida", "aida", {})], grid)]
+    assert labels == [f"aida {point}" for point in points]
+
+
+def test_where_one_run_fails_the_table_of_the_others_comes_first(tmp_path):
+    out = tmp_path / "out"
+    asked = ["--optimizers", f"sgd,{HERE}:Sick,adamw", *QUICK, "--lr", "0.1", "--out", out]
+    result = invoke("compare", f"{HERE}:Line", *asked)
+    assert result.exit_code == 2
+    *_, last = result.stderr.splitlines()
+    assert last.startswith("error: 2 of 6 runs failed: ")
+    assert f"wrote {out / 'rows.jsonl'}" in result.stdout
+    table = [line.split() for line in result.stdout.splitlines()]
+    assert {"sgd", "adamw"} <= {line[0] for line in table if "2" in line[1:]}
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert {row["optimizer"] for row in rows} == {"sgd", "adamw"}
+    again = invoke("compare", f"{HERE}:Line", *asked, "--resume")  # nothing is run twice
+    assert again.exit_code == 2
+    assert "2 of 2 runs failed" in again.stderr
+    assert f"wrote {out / 'rows.jsonl'}" in again.stdout
+
+
+def test_where_every_run_fails_there_is_no_table(tmp_path):
+    result = invoke("train", f"{HERE}:Line", "--optimizer", f"{HERE}:Sick", *ONE, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "wrote" not in result.stdout
 
 
 def test_words_are_settings_where_an_optimizer_takes_them(tmp_path):

@@ -23,7 +23,7 @@ from aida_bench.cli.run_options import (
     optimizer_specs,
     with_run_options,
 )
-from aida_bench.errors import UserError
+from aida_bench.errors import UserError, warn
 from aida_bench.execution import torchrun
 from aida_bench.settings import HELP, read_grid, read_settings
 
@@ -74,8 +74,16 @@ def carry_out(
         if code:
             raise typer.Exit(code)
         return
-    if runs := dispatch.carry_out(plan, folder, where, console):
-        conclude(plan, runs, folder, console)
+    ended = dispatch.carry_out(plan, folder, where, console)
+    try:
+        if ended.runs:
+            conclude(plan, ended.runs, folder, console)
+    except UserError as error:
+        if ended.failure is None:
+            raise
+        warn(str(error))
+    if ended.failure is not None:
+        raise ended.failure
 
 
 def quiet_unless_first(options: RunOptions) -> Console:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from aida_bench.errors import UserError
 from aida_bench.execution import torchrun
 from aida_bench.execution.job import Job
 from aida_bench.execution.outcomes import run_here
@@ -15,8 +17,17 @@ from aida_bench.storage.files import make_folder
 from aida_bench.storage.run import Run
 
 
-def carry_out(plan: Plan, folder: Path, where: ExecutionOptions, console: Console) -> list[Run]:
-    """Run what is not finished in `folder`; the plan's runs, or none in a process that is not the first."""
+@dataclass(frozen=True)
+class Ended:
+    """The plan's runs that have ended, none in a process that is not the first; `failure` says why others
+    have not."""
+
+    runs: list[Run]
+    failure: UserError | None = None
+
+
+def carry_out(plan: Plan, folder: Path, where: ExecutionOptions, console: Console) -> Ended:
+    """Run what is not finished in `folder`."""
     # All folders are looked at before one is made or anything trained: a conflict shows in the first second.
     jobs, workers = plan.jobs(folder, where), plan.workers(where.workers)
     first = torchrun.rank() == 0
@@ -26,10 +37,14 @@ def carry_out(plan: Plan, folder: Path, where: ExecutionOptions, console: Consol
     unfinished = [job for job, run in zip(jobs, runs, strict=True) if not run.status] if first else jobs
     if torchrun.launched():
         unfinished = jobs  # every process must go the same way
-    if unfinished:
-        with Bars(unfinished, console) as bars:
-            run_all(unfinished, min(workers, len(unfinished)), where.ray, bars)
-    return runs
+    try:
+        if unfinished:
+            with Bars(unfinished, console) as bars:
+                run_all(unfinished, min(workers, len(unfinished)), where.ray, bars)
+    except UserError as failure:
+        now = [Run(run.folder, run.config) for run in runs]
+        return Ended([run for run in now if run.status], failure)
+    return Ended(runs)
 
 
 def run_all(jobs: list[Job], workers: int, ray: str | None, bars: Bars) -> None:

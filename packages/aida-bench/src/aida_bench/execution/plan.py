@@ -98,9 +98,9 @@ class Plan:
 
 
 def grid_points(specs: Sequence[OptimizerSpec], grid: Mapping[str, Sequence[Any]]) -> list[OptimizerSpec]:
-    """Every spec at every point of the grid, labelled such as "aida lr=0.003 eps=1e-12"."""
+    """Every spec at every point of the grid, labelled such as "aida lr=0.003 eps=1e-12", equal ones once."""
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return [
+    found = [
         OptimizerSpec(
             " ".join([spec.label, *(f"{key}={write_setting(value)}" for key, value in point.items())]),
             spec.optimizer,
@@ -109,6 +109,7 @@ def grid_points(specs: Sequence[OptimizerSpec], grid: Mapping[str, Sequence[Any]
         for spec in specs
         for point in points
     ]
+    return list({each.label: each for each in reversed(found)}.values())[::-1]
 
 
 def begun_threads(folder: Path, config: Mapping[str, Any]) -> int | None:
