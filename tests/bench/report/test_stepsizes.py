@@ -155,6 +155,13 @@ def without_mean(folder: Path) -> Path:
     return folder / "rows.jsonl"
 
 
+def changed(folder: Path, **fields: object) -> Path:
+    """A monitor's rows with other fields in the second line."""
+    first, second, *others = run(2, (10, 20), time="step")
+    (folder / "rows.jsonl").write_text(to_json_lines([first, {**second, **fields}, *others]))
+    return folder / "rows.jsonl"
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -173,6 +180,18 @@ def without_mean(folder: Path) -> Path:
             lambda folder: foreign(folder, "a.csv", "kind,step\nstepsize,²\n".encode()),
             "a.csv, line 2: step is '²', which is no number: correct it.",
         ),
+        *((lambda folder, row=row: changed(folder, **row), f"rows.jsonl, line 2: {said}") for row, said in [
+            ({"mean": "high"}, "mean is 'high', which is no number: correct it."),
+            ({"cos": [0.5]}, "cos is [0.5], which is no number"),
+            ({"step": "x"}, "step is 'x', which is no whole number"),
+            ({"step": 1.5}, "step is 1.5, which is no whole number"),
+            ({"layer": "1"}, "layer is '1', which is no whole number"),
+            ({"cap": True}, "cap is True, which is no number"),
+            ({"std": "9" * 99}, f"std is '{'9' * 39}…, which is no number"),
+        ]),
+        (lambda folder: changed(folder, layer=None), "rows.jsonl, line 2 has no layer: remove it."),
+        (lambda folder: foreign(folder, "a.jsonl", b'"' + 99 * b"x" + b'"\n'), f'a row but "{39 * "x"}…: '),
+        (lambda folder: foreign(folder, "a.csv", b"kind,layer\nstepsize,\n"), "line 2 has no layer"),
         (other, "rows.txt is neither a folder nor a .jsonl or .csv file of rows."),
         (without_mean, "nothing to draw: no row has 'mean' or 'std'; no row has 'mean'; no"),
     ],
@@ -208,3 +227,14 @@ def test_runs_of_two_tasks_are_not_mixed(tmp_path):
     assert (
         "holds runs that cannot be compared (digits · cnn, lm · lstm): name the folder of one." in done.stderr
     )
+
+
+@pytest.mark.parametrize("fields", [
+    {"histogram": 5}, {"histogram": {}}, {"histogram": {"low": "x", "per_octave": 1, "counts": [1]}},
+    {"histogram": {"low": 1.0, "per_octave": 0, "counts": [1]}}, {"run": 5, "parameter": ["w"]},
+    {"note": "mine", "kind": "remark", "mean": "high"},
+])  # fmt: skip
+def test_fields_of_one_s_own_and_histograms_that_are_none_are_passed_over(tmp_path, fields):
+    done = call(changed(tmp_path, **fields))
+    assert done.exit_code == 0, done.output
+    assert {"spread", "stepsizes"} <= set(pngs(tmp_path / "rows-stepsizes"))

@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from aida.monitor import finite
+from aida.monitor.plots import MEASURES
 from aida.monitor.plots.series import apart
 from aida_bench.errors import UserError
 from aida_bench.report.read_rows import config_files, read_groups
 from aida_bench.report.results import Result
+from aida_bench.report.results import number as is_number
 from aida_bench.report.statistics import stepsize_rows
 from aida_bench.storage.files import Row, expand
 
 Runs = dict[str, list[Row]]
 TEXT = ("kind", "parameter", "optimizer", "run", "label")
+WHOLE = ("step", "epoch", "layer", "numel")
+DRAWN = (*WHOLE, *MEASURES, "cap", "ratio", "layers")
+LONGEST = 40
+"""Signs of a row or a cell that an error shows."""
 
 
 def read_runs(sources: Sequence[str]) -> tuple[Runs, list[str]]:
@@ -102,9 +108,35 @@ def _json_lines(path: Path) -> list[Row]:
                 break  # a monitor is still writing it
             raise UserError(f"{path}, line {number} is not JSON ({error}): remove the line.") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is not a row but {line[:40]}: remove the line.")
-        rows.append(finite(row))
+            raise UserError(f"{path}, line {number} is not a row but {_short(line)}: remove the line.")
+        rows.append(_row(finite(row), f"{path}, line {number}"))
     return rows
+
+
+def _row(row: Row, place: str) -> Row:
+    """What is drawn of a row is a number, and what names it is text; fields of one's own may be anything, and
+    a histogram that is none is left out. Raises UserError for what is not."""
+    layer = row.get("kind") == "stepsize"
+    if layer and row.get("layer") is None:
+        raise UserError(f"{place} has no layer: remove it.")
+    for key in DRAWN if layer or row.get("kind") == "spread" else ("step",):
+        value, whole = row.get(key), key in WHOLE
+        if value is not None and (not is_number(value) or (whole and value % 1 != 0)):
+            kind = "whole number" if whole else "number"
+            raise UserError(f"{place}: {key} is {_short(repr(value))}, which is no {kind}: correct it.")
+    names = {key: str(row[key]) for key in TEXT if row.get(key) is not None}
+    return {**{key: each for key, each in row.items() if key != "histogram" or _counts(each)}, **names}
+
+
+def _counts(histogram: Any) -> bool:
+    if not isinstance(histogram, dict) or not isinstance(histogram.get("counts"), list):
+        return False
+    numbers = [histogram.get("low"), histogram.get("per_octave"), *histogram["counts"]]
+    return all(is_number(each) for each in numbers) and isinstance(numbers[1], int) and numbers[1] > 0
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _text(path: Path) -> str:
@@ -126,7 +158,7 @@ def _csv(path: Path) -> list[Row]:
             raise UserError(
                 f"{place} has not the {len(table.fieldnames or ())} columns of line 1: remove it."
             )
-        rows.append({key: _cell(key, cell, place) for key, cell in row.items() if cell})
+        rows.append(_row({key: _cell(key, cell, place) for key, cell in row.items() if cell}, place))
     return rows
 
 
@@ -138,4 +170,6 @@ def _cell(key: str, text: str, place: str) -> Any:
         number = float(text)
         return (int(text) if text.isdecimal() else number) if isfinite(number) else None
     except ValueError as error:
-        raise UserError(f"{place}: {key} is {text[:40]!r}, which is no number: correct it.") from error
+        raise UserError(
+            f"{place}: {_short(key)} is {_short(repr(text))}, which is no number: correct it."
+        ) from error
