@@ -278,7 +278,9 @@ def test_a_device_that_is_not_here_is_one_sentence_without_another_command_s_opt
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path, **{'name = "tiny"': 'name = "tiny"\ndevice = "tpuu"'})
     result = invoke("study", "run", path, "--nice", 0, "--workers", 1, "--quiet")
-    refused(result, "aida tune-00 seed 100", "no device 'tpuu' here", "choose cpu or auto")
+    refused(
+        result, "2 of ", " runs failed: aida tune-00 seed 100", "no device 'tpuu' here", "choose cpu or auto"
+    )
     assert "--device" not in result.stderr
 
 
@@ -347,6 +349,19 @@ def test_one_run_that_fails_ends_no_other_and_the_same_command_goes_on(tmp_path,
     )
     assert "like-aida final seed 0: failed" in result.stdout
     assert len(list((tmp_path / "runs").rglob("done.json"))) >= 2 * 3 + 1 + 4
+
+
+def test_where_a_task_s_first_run_fails_the_others_are_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sick = f'[optimizers.sick]\noptimizer = "{HERE}:Sick"\ntune = ["lr"]\n[optimizers.aida]'
+    result = invoke(
+        "study", "run", write(tmp_path, **{"[optimizers.aida]": sick}), "--nice", 0, "--workers", 1
+    )
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        "error: 3 of 10 runs failed: sick tune-00 seed 100, sick"
+    )
+    assert len(list((tmp_path / "runs").rglob("done.json"))) == 2 * 3 + 1
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)

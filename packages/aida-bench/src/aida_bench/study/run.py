@@ -37,6 +37,7 @@ def carry_out(study: Study, tasks: Sequence[str], processes: Processes, console:
     Raises UserError, when all others that could be run have ended, for runs that failed.
     """
     checked: set[str] = set()
+    tried: set[str] = set()
     while True:
         found = read_records(study)
         ready = next_cells(study, tasks, found)
@@ -48,21 +49,26 @@ def carry_out(study: Study, tasks: Sequence[str], processes: Processes, console:
         check_ahead(study, tasks, found, checked)
         make_folder(study.folder)
         free = [each for each in cells if not held(study.folder / each.key / LOCK)]
+        new = {each.task for each in free} - {key.partition("/")[0] for key in found} - tried
         jobs = [
             Job(study.folder / each.key, each.config, keep=0, shared=True, of=each.task * (len(tasks) > 1))
-            for each in _one_of_new(free, found) or cells
+            for each in _one_of_each(free, new) or cells
         ]
         if free:
-            with Bars(jobs, console) as bars:
-                run_all(jobs, min(processes.workers, len(jobs)), processes.ray, bars)
+            try:
+                with Bars(jobs, console) as bars:
+                    run_all(jobs, min(processes.workers, len(jobs)), processes.ray, bars)
+            except UserError:
+                if not new:  # else it is told again when the others have ended
+                    raise
+            tried |= new
         else:
             _wait(jobs, console)
 
 
-def _one_of_new(cells: Sequence[Cell], found: Found) -> list[Cell]:
-    """Of a task of which no run has ended one alone: it shows whether there is the measure to tune by."""
-    begun = {key.partition("/")[0] for key in found}
-    first = {cell.task: cell for cell in reversed(cells) if cell.task not in begun}
+def _one_of_each(cells: Sequence[Cell], new: set[str]) -> list[Cell]:
+    """Of each of the new tasks one run alone: it shows whether there is the measure to tune by."""
+    first = {cell.task: cell for cell in reversed(cells) if cell.task in new}
     return [cell for cell in cells if first.get(cell.task, cell) is cell]
 
 
