@@ -316,3 +316,71 @@ def test_states_that_are_none_are_refused():
         ValueError, match=r"'0.weight' has the shape \(4, 5\), and from_tree gives the shape \(5, 4\)"
     ):
         aida_jax.state_to_torch(state, one, lambda tree: {k: x.T for k, x in from_tree(tree).items()}, names)
+
+
+def rates(optimizer, params, state, steps):
+    """The learning rate of each of the next steps, and what is left of it in a step."""
+    ones, found = jax.tree.map(jnp.ones_like, params), []
+    scaling = aida_jax.scale_by_aida()
+    own = aida_jax.convert.member_state(state)
+    for _ in range(steps):
+        direction, own = scaling.update(ones, own)
+        updates, state = optimizer.update(ones, state, params)
+        found.append(float(-updates["first"]["bias"][0] / direction["first"]["bias"][0]))
+    return found
+
+
+def injected(schedule):
+    inject = optax.inject_hyperparams(aida_jax.aida, static_args=aida_jax.static_args(aida_jax.aida))
+    return inject(learning_rate=schedule)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        aida_jax.aida,
+        lambda schedule: optax.chain(optax.clip(1e9), aida_jax.aida(schedule)),
+        lambda schedule: optax.masked(aida_jax.aida(schedule), True),
+        lambda schedule: optax.chain(aida_jax.scale_by_aida(), optax.scale_by_learning_rate(schedule)),
+        injected,
+    ],
+    ids=["aida", "chain", "masked", "scale_by_aida", "inject_hyperparams"],
+)
+def test_a_schedule_goes_on(around):
+    net = model()
+    one = aida.Aida(net.named_parameters(), lr=LR)
+    train_torch(net, one, 7)
+    params = jax.tree.map(jnp.asarray, to_tree(arrays(net)))
+    schedule = optax.linear_schedule(1e-2, 0.0, 20)
+    optimizer = around(schedule)
+    state = aida_jax.state_from_torch(one.state_dict(), to_tree, into=optimizer.init(params))
+    described = lambda x: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), x)  # noqa: E731
+    assert described(state) == described(optimizer.init(params))
+    np.testing.assert_allclose(rates(optimizer, params, state, 2), [schedule(7), schedule(8)], rtol=1e-6)
+
+
+def test_a_state_to_put_it_into_has_one_of_a_member():
+    net = model()
+    one = aida.Aida(net.named_parameters(), lr=LR)
+    train_torch(net, one, 1)
+    params = jax.tree.map(jnp.asarray, to_tree(arrays(net)))
+    with pytest.raises(ValueError, match="0 ScaleByAidaStates"):
+        aida_jax.state_from_torch(one.state_dict(), to_tree, into=optax.adam(LR).init(params))
+
+
+@pytest.mark.parametrize("mu_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_momentum_has_the_type_of_the_members_own(dtype, mu_dtype):
+    net = model().to(dtype)
+    one = aida.Aida(net.named_parameters(), lr=LR)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    one.step()
+    optimizer = aida_jax.aida(LR, mu_dtype=mu_dtype)
+    named = {name: jnp.asarray(p.detach().double().numpy()) for name, p in net.named_parameters()}
+    params = jax.tree.map(lambda x: x.astype(str(dtype).removeprefix("torch.")), to_tree(named))
+    first = optimizer.init(params)
+    state = aida_jax.state_from_torch(one.state_dict(), to_tree, mu_dtype=mu_dtype, into=first)
+    types = lambda state: [x.dtype for x in jax.tree.leaves(state)]  # noqa: E731
+    assert types(state) == types(first)
+    assert types(optimizer.update(params, state, params)[1]) == types(first)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .layers import Leaf, StackedAxes, leaves_of
-from .transform import ScaleByAidaState, check_nu, member_state
+from .transform import ScaleByAidaState, check_nu, member_state, stored
 
 STATE = ("step", "exp_avg", "exp_avg_var")
 CONVERTED = "give what aida.convert_state(state_dict, optimizer) of the torch side makes of it"
@@ -22,7 +22,9 @@ def state_from_torch(
     names: Sequence[str] | None = None,
     *,
     layers: StackedAxes | None = None,
-) -> ScaleByAidaState:
+    mu_dtype: Any = None,
+    into: Any = None,
+) -> Any:
     """The state of a member of aida.optimizers as that of the same member here.
 
     Arguments:
@@ -34,14 +36,18 @@ def state_from_torch(
             [name for name, _ in model.named_parameters()]. Default: None, the names in the state, which it
             has where the optimizer was given named parameters.
         layers: as the member here is given it; for layerwise="pre". Default: None, a leaf is one layer.
+        mu_dtype: as the member here is given it. Default: None, the type that m has there, float32 at least.
+        into: the state of the whole optimizer, optimizer.init(params), wherever in it the member's is.
+            Default: None, for the member's state alone.
 
-    Returns a ScaleByAidaState, to put where the member's own is: optimizer.init(params) with its first entry
-    replaced, for a member with a learning rate. Hyperparameters do not come with it. Raises ValueError where
-    layers have been stepped a different number of times, which one count cannot say, with their names; where
-    there are no names or a layer there is none here, and for a state that is none of this family's.
+    Returns `into` with the member's state replaced and with every `count` in it set, so that schedules go on
+    where the torch side has stopped; without `into` a ScaleByAidaState. Hyperparameters do not come with it.
+    Raises ValueError where layers have been stepped a different number of times, which one count cannot say,
+    with their names; where there are no names or a layer there is none here, and for a state that is none of
+    this family's.
 
     Example:
-        >>> import aida, aida_jax, torch
+        >>> import aida, aida_jax, optax, torch
         >>> model = torch.nn.Linear(3, 2)
         >>> of_torch = aida.Aida(model.named_parameters(), lr=1e-3)
         >>> model(torch.ones(4, 3)).sum().backward()
@@ -49,11 +55,10 @@ def state_from_torch(
         >>> def to_tree(named):
         ...     return {"kernel": named["weight"].T, "bias": named["bias"]}
         >>> params = to_tree({name: p.detach().numpy() for name, p in model.named_parameters()})
-        >>> optimizer = aida_jax.aida(1e-3)
-        >>> state = optimizer.init(params)
-        >>> state = (aida_jax.state_from_torch(of_torch.state_dict(), to_tree), *state[1:])
-        >>> state[0].mu["kernel"].shape, int(state[0].count)
-        ((3, 2), 1)
+        >>> optimizer = aida_jax.aida(optax.linear_schedule(1e-3, 0.0, 100))
+        >>> state = aida_jax.state_from_torch(of_torch.state_dict(), to_tree, into=optimizer.init(params))
+        >>> state[0].mu["kernel"].shape, int(state[0].count), int(state[-1].count)
+        ((3, 2), 1, 1)
     """
     of_torch, layering = state_dict, getattr(state_dict, "layering", None)
     if layering is not None:
@@ -73,7 +78,7 @@ def state_from_torch(
         )
     m = {name: _array(of_p["exp_avg"]) for name, of_p in by_name.items()}
     v = {name: _array(of_p["exp_avg_var"]) for name, of_p in by_name.items()}
-    mu = jax.tree.map(jnp.array, to_tree(m))
+    mu = jax.tree.map(lambda x: jnp.array(x, stored(x, mu_dtype)), to_tree(m))
     if all(v[name].shape == m[name].shape for name in m):
         nu = jax.tree.map(jnp.array, to_tree(v))
     else:  # v of each layer in all of its places, so that it goes where the layer goes
@@ -86,7 +91,21 @@ def state_from_torch(
         spread = to_tree({name: _spread(m[name], v[name], places[name]) for name in m})
         leaves, arrays, treedef = leaves_of(spread, layers)
         nu = treedef.unflatten([_one_each(leaf, x) for leaf, x in zip(leaves, arrays, strict=True)])
-    return ScaleByAidaState(jnp.asarray(next(iter(counts.values())), jnp.int32), mu, nu)
+    own = ScaleByAidaState(jnp.asarray(next(iter(counts.values())), jnp.int32), mu, nu)
+    return own if into is None else _put_into(into, own)
+
+
+def _put_into(state: Any, own: ScaleByAidaState) -> Any:
+    """A whole optimizer's state with this member's in it, and all of its counters."""
+    member_state(state)  # there is one
+
+    def put(path: Any, x: Any) -> Any:
+        if isinstance(x, ScaleByAidaState):
+            return own
+        is_count = bool(path) and getattr(path[-1], "name", None) == "count"
+        return jnp.full_like(x, own.count) if is_count else x
+
+    return jax.tree_util.tree_map_with_path(put, state, is_leaf=lambda x: isinstance(x, ScaleByAidaState))
 
 
 def state_to_torch(
@@ -256,9 +275,9 @@ def _different(counts: Mapping[str, int]) -> str:
 
 
 def _array(x: Any) -> np.ndarray:
-    """A tensor, of bfloat16 too, as NumPy's."""
+    """A tensor as NumPy's, of float32 at least, as moments are here."""
     x = x.detach().cpu()
-    return (x.float() if "bfloat16" in str(x.dtype) else x).numpy()
+    return (x.float() if "float16" in str(x.dtype) else x).numpy()
 
 
 def _numpy(x: Any) -> np.ndarray:

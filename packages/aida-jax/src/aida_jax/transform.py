@@ -135,16 +135,16 @@ def scale_by_layerwise(
 
 def _init(s: Settings, params: Any) -> ScaleByAidaState:
     leaves, arrays, treedef = leaves_of(params, s.layers, s.axis_name)
-    mu = [jnp.zeros_like(x, dtype=_stored(x, s.mu_dtype)) for x in arrays]
+    mu = [jnp.zeros_like(x, dtype=stored(x, s.mu_dtype)) for x in arrays]
     if s.layerwise == "pre":
-        dtypes = [jnp.finfo(_stored(x)).dtype for x in arrays]
+        dtypes = [jnp.finfo(stored(x)).dtype for x in arrays]
         nu = [jnp.zeros(leaf.stack, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
     else:
-        nu = [jnp.zeros_like(x, dtype=_stored(x)) for x in arrays]
+        nu = [jnp.zeros_like(x, dtype=stored(x)) for x in arrays]
     return ScaleByAidaState(jnp.zeros([], jnp.int32), treedef.unflatten(mu), treedef.unflatten(nu))
 
 
-def _stored(x: Any, dtype: Any = None) -> Any:
+def stored(x: Any, dtype: Any = None) -> Any:
     """The type of a moment: float32 at least, or, of a real leaf, what was asked for."""
     if dtype is not None and not jnp.iscomplexobj(x):
         return jax.dtypes.canonicalize_dtype(dtype)
