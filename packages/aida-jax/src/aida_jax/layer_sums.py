@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .layers import Leaf, as_real, leaves_of
+from .layers import Leaf, as_real, everywhere, leaves_of
 from .monitor.schema import AT_CAP, PER_OCTAVE
 from .settings import SUMS
 from .transform import ScaleByAidaState, layer_sums, stepsize
@@ -62,7 +62,7 @@ def _columns(leaf: Leaf, p: Any, g: Any, m: Any, v: Any, u: Any, cap: Any) -> ja
     moved = v != 0
     axes = tuple(range(leaf.stacked, len(leaf.shape)))
     extremes = (
-        reduce(u, axis=axes, initial=initial).reshape(leaf.count)
+        everywhere(reduce(u, axis=axes, initial=initial)).reshape(leaf.count)
         for reduce, initial in ((jnp.min, jnp.inf), (jnp.max, 0))
     )
     sums = (leaf.sum(x) for x in (p * p, (u * m) ** 2, moved.astype(u.dtype), jnp.where(moved, u, 0)))
@@ -77,5 +77,5 @@ def _histogram(leaf: Leaf, u: jax.Array, top: Any) -> jax.Array:
     layer = leaf.spread(jnp.arange(leaf.count)) * BINS
     # Out of bounds is dropped.
     index = jnp.where(jnp.isnan(u), leaf.count * BINS, layer + place.astype(jnp.int32))
-    flat = jnp.zeros(leaf.count * BINS, jnp.int32).at[index.reshape(-1)].add(1, mode="drop")
+    flat = jnp.zeros(leaf.count * BINS, jnp.int32).at[everywhere(index).reshape(-1)].add(1, mode="drop")
     return flat.reshape(leaf.count, BINS)

@@ -43,7 +43,7 @@ class Leaf:
 
     def sum(self, x: jax.Array) -> jax.Array:
         """Of each layer, [count]."""
-        return jnp.sum(x, axis=tuple(range(self.stacked, len(self.shape)))).reshape(self.count)
+        return everywhere(jnp.sum(x, axis=tuple(range(self.stacked, len(self.shape))))).reshape(self.count)
 
     def spread(self, x: Any) -> jax.Array:
         """One number for each layer, of any shape, as an array that broadcasts against the leaf."""
@@ -135,6 +135,19 @@ def _key_name(key: Any) -> str:
 def wide(dtype: Any) -> Any:
     """A type of floats, or float32 where it is smaller; no promotion, so that a strict jax does not mind."""
     return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+def everywhere(x: jax.Array) -> jax.Array:
+    """The same array, whole on every device where its type says how it is split; elsewhere as it is.
+
+    The meshes of jax.make_mesh are such since jax 0.9 ("explicit" axes): an array whose axes are split can
+    then neither be joined to another nor be given another shape, as the columns of all layers are.
+    """
+    kind: Any = getattr(jax, "typeof", lambda x: None)(x)
+    mesh: Any = getattr(getattr(kind, "sharding", None), "mesh", None)
+    if not getattr(mesh, "explicit_axes", ()):  # split as the compiler likes, or inside shard_map
+        return x
+    return jax.sharding.reshard(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def as_real(x: Any) -> jax.Array:
