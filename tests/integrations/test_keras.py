@@ -91,3 +91,13 @@ def test_what_is_no_argument_is_refused():
         Optimizer("adamplus", K=1)
     with pytest.raises(ValueError, match="unknown optimizer 'aide': did you mean 'aida'"):
         Optimizer("aide")
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [({"lr": 0.1}, "give learning_rate"), ({"decoupled_weight_decay": False}, "give weight_decay alone")],
+)
+def test_what_keras_would_override_is_refused(given, instead):
+    (name,) = given
+    with pytest.raises(TypeError, match=f"^{name}=.* would have no effect: .*{instead}$"):
+        Optimizer("aida", **given)

@@ -14,6 +14,7 @@ from helpers.peers import needed
 from helpers.small_net import EXAMPLES, NAMES, Net, recorded
 
 transformers = needed("transformers")
+from aida.integrations import transformers as integration  # noqa: E402
 from aida.integrations.transformers import StepsizeCallback, optimizer_cls_and_kwargs  # noqa: E402
 
 
@@ -142,6 +143,39 @@ def test_optim_args_and_the_callers_own_come_first(tmp_path):
     for wrong in ("aida", torch.optim.AdamW, 3):
         with pytest.raises(TypeError, match=r"cls is a class of the family, such as aida.Aida, not"):
             optimizer_cls_and_kwargs(args, wrong)
+
+
+ELSEWHERE = dict(lr=0.5, betas=(0.5, 0.6), eps=1e-3, decoupled_weight_decay=False, weight_decay=0.3)
+
+
+@pytest.mark.parametrize("by", ["own", "optim_args"])
+@pytest.mark.parametrize("name", integration.FROM)
+def test_an_argument_is_in_every_group_of_the_trainers_or_refused(name, by, tmp_path):
+    """Whatever TrainingArguments say of it, which the Trainer may write into the groups itself."""
+    value = ELSEWHERE[name]
+    own = {name: value} if by == "own" else {}
+    args = arguments(tmp_path, **GIVEN, **({} if own else {"optim_args": f"{name}={value}"}))
+    if name == "weight_decay":
+        told = (
+            "weight_decay=0.3 would have no effect: the Trainer writes TrainingArguments.weight_decay, 0.1, "
+            "into the optimizer's groups; give TrainingArguments(weight_decay=0.3)"
+        )
+        with pytest.raises(TypeError) as caught:
+            optimizer_cls_and_kwargs(args, **own)
+        assert str(caught.value) == told
+        return
+    given = optimizer_cls_and_kwargs(args, **own)
+    trainer = trainer_of(tmp_path, Normed(), given=GIVEN, optimizer_cls_and_kwargs=given)
+    assert [group[name] for group in trainer.create_optimizer().param_groups] == [value] * 2
+
+
+def test_layers_that_need_names_are_refused_with_a_way_that_goes(tmp_path):
+    model, args = Normed(), arguments(tmp_path)
+    with pytest.raises(TypeError, match=r"make it yourself, Trainer\(optimizers=\(aida.Aida\(model.named_"):
+        optimizer_cls_and_kwargs(args, layers="module")
+    optimizer = aida.Aida(model.named_parameters(), layers="module")
+    trainer_of(tmp_path, model, optimizers=(optimizer, None)).train()
+    assert len(optimizer.state) == 6
 
 
 def test_optim_args_may_have_commas_in_brackets(tmp_path):

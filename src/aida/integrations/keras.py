@@ -16,6 +16,11 @@ KERAS_OWN = {*inspect.signature(keras.optimizers.Adam.__init__).parameters} - {
     "self", "learning_rate", "beta_1", "beta_2", "epsilon", "amsgrad", "kwargs"
 }  # fmt: skip
 
+REFUSED = {
+    "lr": "Keras sets the learning rate at each step; give learning_rate",
+    "decoupled_weight_decay": "weight_decay is Keras's own and always decoupled; give weight_decay alone",
+}
+
 
 @keras.saving.register_keras_serializable(package="aida")
 class Optimizer(keras.optimizers.Optimizer):
@@ -29,7 +34,8 @@ class Optimizer(keras.optimizers.Optimizer):
         learning_rate: a float or a Keras schedule. Default: 1e-3.
         **arguments: the member's, such as K and betas, and Keras's, such as clipnorm and weight_decay.
 
-    Raises RuntimeError on another backend of Keras, and what the member's constructor raises.
+    Raises RuntimeError on another backend of Keras, TypeError for lr and decoupled_weight_decay, which are
+    Keras's, and what the member's constructor raises.
 
     Example:
         model.compile(optimizer=Optimizer("aida", 1e-3, K=2, weight_decay=0.01), loss="mse")
@@ -41,6 +47,9 @@ class Optimizer(keras.optimizers.Optimizer):
                 f"this optimizer steps torch tensors, and Keras runs on {keras.backend.backend()}: set "
                 "KERAS_BACKEND=torch before keras is imported"
             )
+        for name, said in REFUSED.items():
+            if name in arguments:
+                raise TypeError(f"{name}={arguments[name]!r} would have no effect: {said}")
         of_keras = {name: x for name, x in arguments.items() if name in KERAS_OWN}
         own = {name: x for name, x in arguments.items() if name not in KERAS_OWN}
         create_optimizer(member, [torch.zeros(1)], **own)  # refuses here what cannot be

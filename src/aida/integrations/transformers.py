@@ -40,7 +40,20 @@ class TrainingArgumentsOf(Mapping[str, Any]):
         """Arguments of the command line's --optim_args, as K=1,xi=1e-12; then the caller's own."""
         given = re.split(r",(?![^(\[{]*[)\]}])", self.args.optim_args or "")  # at commas outside of brackets
         pairs = [pair.partition("=") for pair in given if pair.strip()]
-        return {name.strip(): _literal(value.strip()) for name, _, value in pairs} | self.own
+        more = {name.strip(): _literal(value.strip()) for name, _, value in pairs} | self.own
+        if "weight_decay" in more:
+            decay = more["weight_decay"]
+            raise TypeError(
+                f"weight_decay={decay!r} would have no effect: the Trainer writes "
+                f"TrainingArguments.weight_decay, {self.args.weight_decay!r}, into the optimizer's groups; "
+                f"give TrainingArguments(weight_decay={decay!r})"
+            )
+        if more.get("layers") == "module":
+            raise TypeError(
+                'layers="module" needs the names of parameters, which the Trainer gives no optimizer: make '
+                'it yourself, Trainer(optimizers=(aida.Aida(model.named_parameters(), layers="module"), None))'
+            )
+        return more
 
     def __getitem__(self, name: str) -> Any:
         more = self._more()
@@ -66,16 +79,20 @@ def optimizer_cls_and_kwargs(
     Arguments:
         args: the TrainingArguments.
         cls: a member of the family. Default: Aida.
-        **own: arguments of the optimizer that come before those of `args`.
+        **own: arguments of the optimizer that come before those of `args`; but for weight_decay, which the
+            Trainer takes from TrainingArguments alone.
 
-    Raises TypeError for what is no member of the family.
+    Raises TypeError for what is no member of the family, for weight_decay in `own` or in optim_args, and for
+    layers="module", which needs names that the Trainer does not give.
 
     Example:
         Trainer(model, args, optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(args, K=1))
     """
     if not (isinstance(cls, type) and issubclass(cls, Layerwise)):
         raise TypeError(f"cls is a class of the family, such as aida.Aida, not {cls!r}")
-    return cls, TrainingArgumentsOf(args, own)
+    arguments = TrainingArgumentsOf(args, own)
+    len(arguments)  # what has no effect is refused here
+    return cls, arguments
 
 
 class StepsizeCallback(Watching, TrainerCallback):
