@@ -131,3 +131,38 @@ def test_the_published_xi_is_not_negligible(double):
             _, state = optimizer.update(g, state)
         states.append(state)
     assert worst(states[0].nu, states[1].nu) < 1e-5
+
+
+def slopes(name, g, order=1, **more):
+    """The derivative of two steps' updates by g, or of that along 1, 2, 3; in the type of g."""
+    optimizer = made(name, **more)
+
+    def moved(g):
+        params = {"w": jnp.ones_like(g), "live": jnp.ones_like(g)}
+        state, total = optimizer.init(params), 0.0
+        for scale in (1.0, 0.5):
+            grads = {"w": scale * g, "live": jnp.sin(g + 1)}
+            updates, state = optimizer.update(grads, state, params)
+            total += sum(jnp.sum(u * (1 + u)) for u in updates.values())
+        return total
+
+    along = lambda g: jnp.sum(jax.grad(moved)(g) * jnp.arange(1.0, 4.0, dtype=g.dtype))  # noqa: E731
+    return jax.jit(jax.grad(moved if order == 1 else along))(g)
+
+
+@every_member
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-10, 1e-6])
+def test_a_step_has_the_derivative_that_float64_has(name, scale, double):
+    """Down to a gradient of 0, where jax's derivative of a quotient is 0/0 in float32."""
+    wide = scale * np.asarray([1.0, -2.0, 3.0])
+    expected = slopes(name, jnp.asarray(wide))
+    ours = slopes(name, jnp.asarray(wide, jnp.float32))
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", ["aida", "laida-pre"])
+def test_a_second_derivative_is_that_of_float64(name, double):
+    wide = np.asarray([1.0, -2.0, 3.0])
+    expected = slopes(name, jnp.asarray(wide), order=2, eps=1e-3)
+    ours = slopes(name, jnp.asarray(wide, jnp.float32), order=2, eps=1e-3)
+    np.testing.assert_allclose(ours, expected, rtol=1e-3)

@@ -11,6 +11,7 @@ import optax
 from .. import family
 from ..documented import documented
 from ..layers import StackedAxes
+from ..quotient import divided
 from ..settings import check_one_per_layer, check_projections
 from ..transform import scale_by_layerwise
 from .chained import optimizer
@@ -48,7 +49,7 @@ def scale_by_aida(
         1
     """
     check_projections(K, xi)
-    rule = functools.partial(family.projection, K=K, xi=xi) if K else family.BELIEF
+    rule = divided(functools.partial(family.projection, K=K, xi=xi)) if K else family.BELIEF
     return scale_by_layerwise(
         rule, b1, b2, eps, mu_dtype, layerwise=layerwise, rectify=rectify, layers=layers, axis_name=axis_name
     )
