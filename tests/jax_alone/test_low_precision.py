@@ -109,6 +109,20 @@ def test_a_jax_without_promotion_steps_as_another(name):
 
 
 @every_member
+def test_types_beside_one_another_and_rectification_need_no_promotion(name, double):
+    """In a strict jax; and the rows of such a step."""
+    given = lambda t: {"a": tree(jnp.float32, t), "b": tree(jnp.float64, t), "c": tree("bfloat16", t)}  # noqa: E731
+    found = []
+    for promotion in ("standard", "strict"):
+        with jax.numpy_dtype_promotion(promotion):
+            optimizer = made(name, rectify=True)
+            params, state = trained(optimizer, given(0), [given(1), given(2)])
+            rows = aida_jax.layer_stepsizes(state, params, given(2), optimizer=optimizer)
+        found.append((params, state, [row["mean"] for row in rows]))
+    assert worst(found[1], found[0]) == 0.0
+
+
+@every_member
 def test_infinite_sums_spoil_no_layer(name):
     """g^2 overflows float32: v is infinite and u 0, as in torch's Adam; the other layers do not notice."""
     big = tree(seed=1)

@@ -126,6 +126,25 @@ def test_stacked_layers_have_rows_of_their_own():
         assert row["histogram"] == expected["histogram"]
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
+@pytest.mark.parametrize("stacked", [0, 1, 2])
+@pytest.mark.parametrize("name", ["aida", "laida-pre", "laida-post"])
+def test_any_number_of_axes_may_count_layers(name, stacked, dtype):
+    """Up to all of them, when each layer is one number."""
+    rng = np.random.default_rng(0)
+    turned = 1 + 0.5j if dtype == jnp.complex64 else 1
+    x, y = (jnp.asarray(rng.standard_normal((2, 3)) * turned, dtype) for _ in range(2))
+    optimizer, alone = made(name, layers=lambda path: stacked), made(name)
+    params, state = trained(optimizer, {"w": x}, [{"w": x}, {"w": y}])
+    rows = aida_jax.layer_stepsizes(state, params, {"w": y}, optimizer=optimizer)
+    assert len(rows) == (1, 2, 6)[stacked]
+    for row, index in zip(rows, np.ndindex((2, 3)[:stacked]), strict=True):
+        p, s = trained(alone, {"w": x[index]}, [{"w": x[index]}, {"w": y[index]}])
+        (expected,) = aida_jax.layer_stepsizes(s, p, {"w": y[index]}, optimizer=alone)
+        for key in ("numel", "mean", "min", "max", "cos", "g_norm", "residual", "update_ratio"):
+            assert row[key] == pytest.approx(expected[key], rel=2e-4, abs=1e-5), key
+
+
 def test_masked_and_injected_states_are_found():
     mask = {"dense": {"kernel": True, "bias": False}, "scale": False}
     masked = optax.chain(optax.clip(10.0), optax.masked(made("aida"), mask))
@@ -167,6 +186,21 @@ def test_a_state_of_something_else_is_refused_in_a_sentence():
     for given, member in ((pooled, "aida"), (state, "laida-pre")):
         with pytest.raises(ValueError, match=r"nu of leaf 'dense/bias' .* give layerwise= and layers="):
             aida_jax.layer_stepsizes(given, params, optimizer=made(member))
+
+
+def test_a_state_that_was_read_without_its_types_is_refused_with_the_fix():
+    """As orbax gives it without a target."""
+    optimizer, params, state, _ = measured("aida")
+    plain = [state[0]._asdict(), None, None]
+    with pytest.raises(ValueError, match=r"in a plain dict.*: restore it into optimizer.init\(params\)"):
+        aida_jax.layer_stepsizes(plain, params, optimizer=optimizer)
+
+
+def test_a_member_that_was_made_anew_is_refused_with_the_fix():
+    """As equinox.filter_jit returns it."""
+    optimizer, params, state, _ = measured("aida")
+    with pytest.raises(TypeError, match=r"lost its settings.*: give the one that aida_jax.aida"):
+        aida_jax.layer_stepsizes(state, params, optimizer=jax.tree.map(lambda x: x, optimizer))
 
 
 def test_what_is_no_parameter_is_left_out():

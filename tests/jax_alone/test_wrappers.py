@@ -1,6 +1,6 @@
 """Members inside what optax and jax put around an optimizer."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +195,7 @@ def test_a_wrong_argument_is_refused_with_its_name_and_range():
          lambda: aida_jax.aida(1e-3, b2=optax.constant_schedule(0.9))),
         (TypeError, "rectify is 1", lambda: aida_jax.aida(1e-3, rectify=1)),
         (TypeError, "mu_dtype is .*int8", lambda: aida_jax.aida(1e-3, mu_dtype=jnp.int8)),
+        (TypeError, "mu_dtype is .*complex64", lambda: aida_jax.aida(1e-3, mu_dtype=jnp.complex64)),
         (TypeError, "mu_dtype is 'bfloat'; it must be", lambda: aida_jax.aida(1e-3, mu_dtype="bfloat")),
         (TypeError, "layers is 3; it must be a function", lambda: aida_jax.aida(1e-3, layers=3)),
         (TypeError, r"axis_name\('scale'\) is 3; it must be the name",
@@ -219,6 +220,24 @@ def test_a_traced_number_of_projections_is_refused_with_the_fix():
     injected = optax.inject_hyperparams(aida_jax.aida)(learning_rate=1e-3)
     with pytest.raises(TypeError, match=r"static_args=aida_jax.static_args\(aida_jax.aida\)"):
         injected.init(tree())
+
+
+@pytest.mark.parametrize(
+    ("grads", "told"),
+    [
+        ({**tree(), "scale": None}, "the state has the leaf 'scale', and the gradients have none there, or"),
+        ({"dense": tree()["dense"]}, "the state has the leaf 'scale', .* by optax.masked or by optax.part"),
+        ({**tree(), "more": jnp.ones(2)}, "the gradients have the leaf 'more', .*: make it of these param"),
+        (None, "the state has the leaf 'dense/bias'"),
+        (OrderedDict(tree()), "made of other containers than the gradients': give optimizer.init and update"),
+    ],
+    ids=["None", "without one", "with another", "nothing", "OrderedDict"],
+)
+@pytest.mark.parametrize("name", ["aida", "adam_plus", "laida-pre"])
+def test_gradients_of_another_tree_are_refused_with_the_leaf_and_the_fix(name, grads, told):
+    optimizer = made(name)
+    with pytest.raises(ValueError, match=told):
+        optimizer.update(grads, optimizer.init(tree()), tree())
 
 
 def matrices(params):

@@ -48,7 +48,8 @@ def measured(
     for leaf, m, v in zip(leaves, map(as_real, mu), treedef.flatten_up_to(state.nu), strict=True):
         p = as_real(params[leaf.name])
         g = as_real(grads[leaf.name]) if leaf.name in grads else jnp.zeros_like(m)
-        v = leaf.spread(v) if jnp.ndim(v) == leaf.stacked else as_real(v)
+        is_pooled = jnp.shape(v) == leaf.stack and not jnp.iscomplexobj(v)
+        v = leaf.spread(v) if is_pooled else as_real(v)
         v = jnp.broadcast_to(v, leaf.shape)
         u = stepsize(v, scalars)
         columns.append(_columns(leaf, p, g, m, v, u, cap))

@@ -66,6 +66,11 @@ def layer_stepsizes(
             f"optimizer is a {type(optimizer).__name__}; it must be the member that the state is of, as "
             "aida_jax.aida(1e-3) gives it"
         )
+    if not hasattr(optimizer, "settings"):
+        raise TypeError(
+            "this member has lost its settings, as jax.tree.map or what returns it from a compiled function "
+            "makes it anew: give the one that aida_jax.aida(1e-3) gave"
+        )
     s, own = optimizer.settings, member_state(state)
     count = int(own.count)
     leaves, mu, treedef = leaves_of(own.mu, s.layers)
@@ -80,7 +85,8 @@ def layer_stepsizes(
     if missing := [name for name in names if name not in of_params]:
         raise KeyError(f"params lack {', '.join(missing[:3])}: give all that the optimizer was given")
     stacked = tuple(leaf.stacked for leaf in leaves)
-    table, counts = jax.device_get(measured(own, of_params, given, scalars, cap, top, stacked=stacked))
+    with jax.numpy_dtype_promotion("standard"):
+        table, counts = jax.device_get(measured(own, of_params, given, scalars, cap, top, stacked=stacked))
     columns: dict[str, np.ndarray] = dict(zip(COLUMNS, table.astype(np.float64), strict=True))
     pairs = _coefficients(s, columns)
     step_size = scalars[3] * _learning_rate(optimizer, count)

@@ -66,7 +66,8 @@ class Settings:
             raise TypeError(f"rectify is {self.rectify!r}; it must be True or False, and is never traced")
         if self.mu_dtype is not None and not _is_type_of_floats(self.mu_dtype):
             raise TypeError(
-                f"mu_dtype is {self.mu_dtype!r}; it must be a type of floats, as jnp.bfloat16 is: {INJECTED}"
+                f"mu_dtype is {self.mu_dtype!r}; it must be a type of real floats, as jnp.bfloat16 "
+                f"is: {INJECTED}"
             )
         if self.layers is not None and not callable(self.layers):
             raise TypeError(
@@ -115,7 +116,7 @@ def check_number(
 
 def _is_type_of_floats(dtype: Any) -> bool:
     try:
-        return not isinstance(dtype, jax.Array) and bool(jnp.issubdtype(dtype, jnp.inexact))
+        return not isinstance(dtype, jax.Array) and bool(jnp.issubdtype(dtype, jnp.floating))
     except TypeError:
         return False
 

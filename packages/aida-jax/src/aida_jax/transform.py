@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from . import family
 from .documented import documented
-from .layers import Leaf, StackedAxes, apart, as_given, as_real, concatenated, leaves_of, wide
+from .layers import Leaf, StackedAxes, apart, as_given, as_real, concatenated, leaves_of, path_name, wide
 from .reduction import check_axes, numel, over_shards, same_everywhere
 from .scalars import step_scalars
 from .settings import Member, Settings
@@ -43,6 +43,11 @@ def member_state(state: Any) -> ScaleByAidaState:
     """The one member's state within a state of any transformation, of one model and with numbers in it."""
     nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScaleByAidaState))
     found = [x for x in nodes if isinstance(x, ScaleByAidaState)]
+    if not found and any(_is_plain(x) for x in jax.tree.leaves(state, is_leaf=_is_plain)):
+        raise ValueError(
+            "this state has count, mu and nu in a plain dict, as a checkpoint that is read without its types "
+            "has them: restore it into optimizer.init(params), which orbax takes as the target"
+        )
     if len(found) != 1:
         raise ValueError(
             f"this state has {len(found)} ScaleByAidaStates in it; give the part with the one to look at, as "
@@ -60,6 +65,10 @@ def member_state(state: Any) -> ScaleByAidaState:
             "them, jax.tree.map(lambda x: x[0], state), and the parameters of the same"
         )
     return found[0]
+
+
+def _is_plain(x: Any) -> bool:
+    return isinstance(x, Mapping) and {*ScaleByAidaState._fields} <= {*x}
 
 
 def check_nu(leaves: Sequence[Leaf], mu: Arrays, nu: Arrays, pooled: bool) -> None:
@@ -128,7 +137,8 @@ def scale_by_layerwise(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         del params, extra_args
-        return _update(s, updates, state)
+        with jax.numpy_dtype_promotion("standard"):  # the user's own code may run in a strict jax
+            return _update(s, updates, state)
 
     return Member.made(init, update, s)
 
@@ -154,7 +164,7 @@ def stored(x: Any, dtype: Any = None) -> Any:
 def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, ScaleByAidaState]:
     leaves, given, treedef = leaves_of(updates, s.layers, s.axis_name)
     check_axes(leaves, given)
-    mu, nu = treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu)
+    mu, nu = _moments(state, leaves, treedef)
     check_nu(leaves, mu, nu, s.layerwise == "pre")
     count = jnp.where(state.count < LAST_COUNT, state.count + 1, LAST_COUNT)
     t = step_scalars(count, b1=s.b1, b2=s.b2, eps=s.eps, eps_out=s.eps_out, rectify=s.rectify)
@@ -176,6 +186,29 @@ def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, Sc
         return treedef.unflatten([as_given(x, y) for x, y in zip(arrays, like, strict=True)])
 
     return tree(directions, given), ScaleByAidaState(count, tree(ms, mu), tree(vs, nu))
+
+
+def _moments(state: ScaleByAidaState, leaves: Sequence[Leaf], treedef: Any) -> tuple[list[Any], list[Any]]:
+    """(mu, nu) of the gradients' leaves. Raises ValueError where the state has others."""
+    given = dict.fromkeys(leaf.name for leaf in leaves)
+    own = dict.fromkeys(path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(state.mu)[0])
+    if lost := [name for name in own if name not in given]:
+        raise ValueError(
+            f"the state has the leaf {lost[0]!r}, and the gradients have none there, or None: leave it out "
+            "of both, by optax.masked or by optax.partition"
+        )
+    if new := [name for name in given if name not in own]:
+        raise ValueError(
+            f"the gradients have the leaf {new[0]!r}, and the state has not: make it of these parameters, "
+            "optimizer.init(params)"
+        )
+    try:
+        return treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu)
+    except ValueError as error:
+        raise ValueError(
+            "the state's tree is made of other containers than the gradients': give optimizer.init and "
+            f"update trees of the same kind ({error})"
+        ) from error
 
 
 def coefficients(s: Settings, leaves: Sequence[Leaf], gs: Arrays, ms: Arrays) -> list[tuple[Any, Any, Any]]:
