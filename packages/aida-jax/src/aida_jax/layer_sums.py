@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .layers import Leaf, as_real, everywhere, leaves_of
+from .layers import Leaf, as_real, concatenated, everywhere, leaves_of
 from .monitor.schema import AT_CAP, PER_OCTAVE
 from .settings import SUMS
 from .transform import ScaleByAidaState, layer_sums, stepsize
@@ -54,7 +54,7 @@ def measured(
         u = stepsize(v, scalars)
         columns.append(_columns(leaf, p, g, m, v, u, cap))
         histograms.append(_histogram(leaf, u, top))
-    return jnp.concatenate(columns, axis=1), jnp.concatenate(histograms)
+    return concatenated(columns), concatenated(histograms, axis=0)
 
 
 def _columns(leaf: Leaf, p: Any, g: Any, m: Any, v: Any, u: Any, cap: Any) -> jax.Array:

@@ -81,9 +81,18 @@ def leaves_of(
     return found, [x for _, x in with_paths], treedef
 
 
-def concatenated(columns: Sequence[jax.Array]) -> jax.Array:
+def concatenated(columns: Sequence[jax.Array], axis: int = -1) -> jax.Array:
     """Columns [..., layers] of leaves as one of all layers, in the widest of their types."""
-    return columns[0] if len(columns) == 1 else jnp.concatenate(columns, axis=-1)
+    if len(columns) == 1:
+        return columns[0]
+    if hasattr(jax, "typeof"):
+        return jnp.concatenate(columns, axis=axis)
+    # The compiler of jax 0.4 doubles what is joined where some of the mesh's axes split a column.
+    fronts = [jnp.moveaxis(x, axis, 0) for x in columns]
+    ends = np.cumsum([len(x) for x in fronts])
+    around = [(end - len(x), ends[-1] - end) for x, end in zip(fronts, ends, strict=True)]
+    padded = [jnp.pad(x, (one, *[(0, 0)] * (x.ndim - 1))) for x, one in zip(fronts, around, strict=True)]
+    return jnp.moveaxis(sum(padded[1:], padded[0]), 0, axis)
 
 
 def apart(column: Any, leaves: Sequence[Leaf]) -> list[Any]:
@@ -145,9 +154,10 @@ def everywhere(x: jax.Array) -> jax.Array:
     """
     kind: Any = getattr(jax, "typeof", lambda x: None)(x)
     mesh: Any = getattr(getattr(kind, "sharding", None), "mesh", None)
-    if not getattr(mesh, "explicit_axes", ()):  # split as the compiler likes, or inside shard_map
+    reshard: Any = getattr(jax.sharding, "reshard", None)
+    if reshard is None or not getattr(mesh, "explicit_axes", ()):  # the compiler or shard_map splits it
         return x
-    return jax.sharding.reshard(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    return reshard(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def as_real(x: Any) -> jax.Array:
