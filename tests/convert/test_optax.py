@@ -27,6 +27,13 @@ class ScaleByAdamState(ScaleByBeliefState):
     pass
 
 
+class ScaleByAmsgradState(NamedTuple):
+    count: Any
+    mu: Any
+    nu: Any
+    nu_max: Any
+
+
 class ScaleByAidaState(ScaleByBeliefState):
     """As aida_jax has it."""
 
@@ -143,6 +150,10 @@ def refusals():
         TOLD,
         "have names and the optimizer's parameters have none",
     )
+    largest = ScaleByAmsgradState(3, mu, nu, nu)
+    of_amsgrad = "a state of optax.amsgrad cannot be converted: it divides by the largest v so far"
+    for given in (largest, (largest, ()), largest._asdict()):
+        yield given, {"source": "optax.adam", "b1": 0.9, "b2": 0.999}, of_amsgrad
     yield state._replace(nu=nu[:2]), TOLD, "mu and nu of this optax state have different names"
     yield (
         state._replace(count=np.array([3, 4])),
@@ -168,7 +179,7 @@ def test_what_is_missing_or_has_no_counterpart_is_told(state, arguments, told):
 def test_adam_is_a_warm_start():
     mu, nu = ([np.full(s, x) for s in SHAPES] for x in (0.1, 0.2))
     optimizer = aida.AdamPlus(parameters(SHAPES), lr=0.5, eps=1e-7)
-    with pytest.warns(UserWarning, match="AdamPlus from optax.adam: a warm start"):
+    with pytest.warns(UserWarning, match="AdamPlus from optax.adam: a warm start.* optax.adamax and"):
         made = aida.convert_state(ScaleByAdamState(3, mu, nu), optimizer, b1=0.8, b2=0.9)
     group = made["param_groups"][0]
     assert (group["betas"], group["lr"], group["eps"]) == ((0.8, 0.9), 0.5, 1e-7)

@@ -222,6 +222,29 @@ def test_a_layer_without_gradients_has_a_v_of_zero():
         assert worst <= 1e-4 * 200 * 1e-8
 
 
+@pytest.mark.parametrize("name", ["StableAdamW", "Lamb", "AdamP", "Yogi", "AdaNorm", "Lion"])
+def test_another_optimizer_of_a_library_is_not_taken_for_its_adabelief(name):
+    state, optimizer = of(PO, name), aida.AdaBelief(parameters(SHAPES, torch.float64))
+    who = r"another optimizer \(its groups have 'weight_decouple'\)"
+    with pytest.raises(ValueError, match=f"saved by {who}: its parameters' states have .* is no conversion"):
+        aida.convert_state(state, optimizer)
+    with pytest.raises(ValueError, match=f"saved by {who}, not by AdaBelief: .* load it into that"):
+        optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"so that it is none of pytorch_optimizer\.AdaBelief"):
+        aida.convert_state(state, optimizer, source="pytorch_optimizer.AdaBelief")
+
+
+def test_an_radam_with_the_buffer_of_adabelief_pytorch_is_not_taken_for_it():
+    """Both are made from one file, whose groups keep ten rows of rectification."""
+    state = of_torch("Adam")
+    for group in state["param_groups"]:
+        for key in ("decoupled_weight_decay", "capturable", "foreach", "fused"):
+            group.pop(key, None)
+        group["buffer"] = [[None] * 3] * 10
+    with pytest.raises(ValueError, match=r"saved by another optimizer \(its groups have 'buffer'\)"):
+        aida.convert_state(state, aida.AdaBelief(parameters(SHAPES, torch.float64)))
+
+
 LOADED = [
     (of(TIMM, "AdaBelief"), "timm's AdaBelief .its groups have 'degenerated_to_sgd'."),
     (of(AP, "AdaBelief"), "adabelief-pytorch"),

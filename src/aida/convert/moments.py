@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import sharding
-from ..optimizers.sources import SOURCES
+from ..optimizers.sources import SOURCES, THEIRS
 from .matching import Pair
 
 
@@ -23,6 +23,11 @@ def moments(name: str, pair: Pair, theirs: Mapping[str, Any], live: Mapping[str,
         raise ValueError(
             f"the saved state of parameter {pair.label} has {has} and no {' or '.join(map(repr, missing))}, "
             f"so that it is none of {name}: give the source that saved it"
+        )
+    if source.v == "exp_avg_var" and (more := [key for key in pair.saved.state if key not in THEIRS]):
+        raise ValueError(
+            f"the saved state of parameter {pair.label} has {' and '.join(map(repr, more))} too, so that "
+            f"it is none of {name}: it is of another rule, which no member has"
         )
     step = float(saved["step"])
     m, v = saved["exp_avg"].detach(), saved[source.v].detach()

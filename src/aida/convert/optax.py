@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .values import LARGEST_V
+
 FIELDS = ("count", "mu", "nu")
 SOURCES = {"ScaleByBeliefState": "optax.adabelief", "ScaleByAdamState": "optax.adam"}
 OWN = "ScaleByAidaState"  # of aida_jax, whose v is without eps
@@ -16,7 +18,7 @@ OWN = "ScaleByAidaState"  # of aida_jax, whose v is without eps
 def find_state(given: Any) -> tuple[str | None, Mapping[str, Any]] | None:
     """(the source's name where its class tells, {count, mu, nu}) of the one such state in this one; or None.
 
-    Raises ValueError where there are several, and for a state of aida_jax.
+    Raises ValueError where there are several, and for a state of aida_jax and of amsgrad.
     """
     if isinstance(given, Mapping) and "param_groups" in given:
         return None
@@ -51,6 +53,8 @@ def _search(given: Any) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
                 "this is a state of aida_jax: aida_jax.state_to_torch(state, optimizer, from_tree) makes a "
                 "state dict of it, as it is"
             )
+        if "nu_max" in fields:
+            raise ValueError(f"a state of optax.amsgrad cannot be converted: {LARGEST_V}")
         yield SOURCES.get(type(given).__name__), fields
     elif fields is not None:
         for part in fields.values():

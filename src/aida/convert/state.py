@@ -190,5 +190,7 @@ def _warm(name: str, optimizer: Layerwise) -> str:
     eps = (
         "" if source.eps_inside else "; eps stays the optimizer's, since the source adds it outside the root"
     )
+    alike = "; optax.adamax and optax.yogi have states of the same class, which no member goes on from"
+    eps += alike * (name == "optax.adam")
     told = "a warm start and no continuation: counters and m are the source's"
     return f"{who} from {name}: {told}, and {v}{eps}"

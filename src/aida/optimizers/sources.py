@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MOMENTS = ("step", "exp_avg", "exp_avg_var")  # of a parameter's state, here and in most of the sources below
+# What the sources below with exp_avg_var keep of a parameter; what has less or more is of another optimizer.
+THEIRS = {*MOMENTS, "max_exp_avg_var", "exp_grad_adanorm"}
 OURS = "decoupled_weight_decay"  # a group's key that the sources below with exp_avg_var do not have
 # Keys of ours that the published code's groups lack: an older state of ours has some of them at least.
 OURS_BESIDE = (OURS, "maximize", "foreach", "fused", "capturable", "differentiable", "saved_by")
@@ -49,7 +51,8 @@ SOURCES = {
     "torch.AdamW": Source("AdamPlus", exact=False, v="exp_avg_sq", eps_inside=False),
 }
 
-# Keys of a group that tell who saved it, where OURS is not there.
+# Keys of a group that tell who saved it, where OURS is not there: its states have THEIRS, since all of
+# pytorch_optimizer has weight_decouple, and RAdam the buffer of adabelief-pytorch.
 MARKS = {
     "degenerated_to_sgd": ("timm's AdaBelief", ("timm.AdaBelief",)),
     "weight_decouple": (
@@ -83,8 +86,12 @@ class Saver:
 
 def saver(group: Mapping[str, Any], states: Iterable[Mapping[str, Any]]) -> Saver | None:
     """Which other optimizer saved this group and its parameters' states; None where nothing tells of one."""
+    states = [*states]
     if OURS not in group and (mark := next((key for key in MARKS if key in group), None)):
         title, sources = MARKS[mark]
+        if sources and (others := [state for state in states if not has_moments(state)]):
+            why = f"its parameters' states have {', '.join(map(repr, others[0]))}"
+            return Saver(f"another optimizer (its groups have {mark!r})", why)
         why = "its v has eps inside and its weight decay other names"
         return Saver(f"{title} (its groups have {mark!r})", why, sources)
     for state in states:
@@ -98,6 +105,11 @@ def saver(group: Mapping[str, Any], states: Iterable[Mapping[str, Any]]) -> Save
             title = f"the published code of {' or '.join(name.partition('.')[2] for name in names)}"
             return Saver(f"{title} (its groups have no {OURS!r})", "its v has eps inside", names)
     return None
+
+
+def has_moments(state: Mapping[str, Any]) -> bool:
+    """Whether a parameter's state is as the sources with exp_avg_var keep it."""
+    return {"exp_avg", "exp_avg_var"} <= {*state} <= THEIRS
 
 
 def _torchs(group: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[str, ...]:
