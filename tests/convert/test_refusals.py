@@ -234,6 +234,14 @@ def test_another_optimizer_of_a_library_is_not_taken_for_its_adabelief(name):
         aida.convert_state(state, optimizer, source="pytorch_optimizer.AdaBelief")
 
 
+def test_a_layer_with_an_empty_state_does_not_hide_who_saved_the_others():
+    """torch makes one wherever somebody looks a parameter's state up."""
+    state = of(PO, "AdaBelief")
+    state["state"][2] = {}
+    with pytest.raises(ValueError, match="saved by pytorch_optimizer"):
+        aida.AdaBelief(parameters(SHAPES, torch.float64)).load_state_dict(state)
+
+
 def test_an_radam_with_the_buffer_of_adabelief_pytorch_is_not_taken_for_it():
     """Both are made from one file, whose groups keep ten rows of rectification."""
     state = of_torch("Adam")

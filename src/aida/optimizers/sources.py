@@ -89,7 +89,7 @@ def saver(group: Mapping[str, Any], states: Iterable[Mapping[str, Any]]) -> Save
     states = [*states]
     if OURS not in group and (mark := next((key for key in MARKS if key in group), None)):
         title, sources = MARKS[mark]
-        if sources and (others := [state for state in states if not has_moments(state)]):
+        if sources and (others := [state for state in states if state and not has_moments(state)]):
             why = f"its parameters' states have {', '.join(map(repr, others[0]))}"
             return Saver(f"another optimizer (its groups have {mark!r})", why)
         why = "its v has eps inside and its weight decay other names"
