@@ -50,8 +50,8 @@ class TrainingArgumentsOf(Mapping[str, Any]):
             )
         if more.get("layers") == "module":
             raise TypeError(
-                'layers="module" needs the names of parameters, which the Trainer gives no optimizer: make one '
-                'yourself, Trainer(optimizers=(Aida(model.named_parameters(), layers="module"), None))'
+                'layers="module" needs the names of parameters, which the Trainer gives no optimizer: make '
+                'one, Trainer(optimizers=(Aida(model.named_parameters(), layers="module"), None))'
             )
         return more
 
