@@ -171,7 +171,7 @@ def test_an_argument_is_in_every_group_of_the_trainers_or_refused(name, by, tmp_
 
 def test_layers_that_need_names_are_refused_with_a_way_that_goes(tmp_path):
     model, args = Normed(), arguments(tmp_path)
-    with pytest.raises(TypeError, match=r"make it yourself, Trainer\(optimizers=\(aida.Aida\(model.named_"):
+    with pytest.raises(TypeError, match=r"make one, Trainer\(optimizers=\(Aida\(model.named_"):
         optimizer_cls_and_kwargs(args, layers="module")
     optimizer = aida.Aida(model.named_parameters(), layers="module")
     trainer_of(tmp_path, model, optimizers=(optimizer, None)).train()
