@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import Parameter
 
 import aida
-from aida.optimizers import waves as module
+from aida.optimizers import waves as of_layers
 from aida.optimizers.waves import are_apart, extent
 from helpers.backends import BACKENDS, every_backend
 from helpers.members import MEMBERS, assert_bitwise, assert_near, parameters, set_gradients, snapshot
@@ -205,23 +205,23 @@ def test_layers_that_share_their_moments_step_one_after_the_other(cls, backend):
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=3), max_size=9))
 def test_which_layers_overlap_is_what_comparing_all_pairs_finds(spans):
-    of_layers = [[("cpu", start, start + size) for start, size in of_layer] for of_layer in spans]
+    layers = [[("cpu", start, start + size) for start, size in of_layer] for of_layer in spans]
 
     def meet(one, other):
         return any(a[1] < b[2] and b[1] < a[2] for a in one for b in other)
 
     wanted = [
-        i
-        for i, one in enumerate(of_layers)
-        if any(meet(one, other) for j, other in enumerate(of_layers) if j != i)
+        i for i, one in enumerate(layers) if any(meet(one, other) for j, other in enumerate(layers) if j != i)
     ]
-    assert module.that_overlap(of_layers) == wanted
+    assert of_layers.that_overlap(layers) == wanted
 
 
 def test_one_shared_pair_does_not_make_every_layer_meet_every_other(monkeypatch):
     """Gathering stays linear in the layers that share no memory."""
     compared = []
-    monkeypatch.setattr(module, "_overlap", lambda a, b, of=module._overlap: compared.append(1) or of(a, b))
+    monkeypatch.setattr(
+        of_layers, "_overlap", lambda a, b, of=of_layers._overlap: compared.append(1) or of(a, b)
+    )
     params = [Parameter(torch.ones(4)) for _ in range(60)]
     params[50].data = params[7].data
     optimizer = aida.Aida(params)
