@@ -188,6 +188,22 @@ def test_what_an_earlier_report_wrote_does_not_stay(tmp_path):
     assert not (tmp_path / "out/published.csv").exists()
 
 
+def test_published_settings_are_run_after_their_phase_and_those_of_later_optimizers_after_theirs(tmp_path):
+    own = {"aida": TUNED, "adamw": TUNED, "sgd": f"{TUNED}\nphase = 2"}
+    for wanted, first in (("", 2), ("phase = 1\n", 1)):
+        study = study_of(tmp_path, "a", own, claims=f'[published]\nseeds = [0]\npreset = "small"\n{wanted}')
+        found, order = {}, []
+        while cells := next_cells(study, study.tasks, found):
+            order += [(cell.stage, cell.optimizer) for cell in cells]
+            found |= {cell.key: record(cell, scored(cell)) for cell in cells}
+        asked = {label: order.index(("published", label)) for label in own}
+        ended = {label: len(order) - 1 - order[::-1].index(("final", label)) for label in own}
+        assert ended["adamw"] < min(asked.values())
+        assert ended["sgd"] < asked["sgd"]
+        assert (asked["aida"] < ended["sgd"]) == (first == 1)
+        assert len(order) == len(set(found))
+
+
 def test_expected_best_of_many_points():
     assert expected_best([1.0] * 1100)[-1] == pytest.approx(1.0)
 

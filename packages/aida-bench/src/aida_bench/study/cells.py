@@ -72,9 +72,10 @@ class TaskPlan:
                 for label in self.points:
                     self._widen(label, len(self.added) - 1)
                 yield self._tuning(self.points)
-            yield self._finals(label for label, each in members.items() if each.phase <= phase)
-            if self._published_after(phases) == phase:
-                yield self._published(members)
+            so_far = [label for label, each in members.items() if each.phase <= phase]
+            yield self._finals(so_far)
+            if phase >= self._published_after(phases):
+                yield self._published(so_far)
 
     def _published_after(self, phases: list[int]) -> int | None:
         wanted = self.study.published.phase if self.study.published else None

@@ -68,7 +68,7 @@ class Published:
     seeds: tuple[int, ...]
     preset: str = "paper"
     phase: int | None = None
-    """After which phase they are run; by default the last."""
+    """After which phase they are run, those of later phases after theirs; by default the last."""
 
 
 @dataclass(frozen=True)
