@@ -63,6 +63,32 @@ def test_the_twin_sees_a_wrong_sum(cls, own, wrong, monkeypatch):
         assert_near(params, [*twin.p.values()], 1e-6)
 
 
+@every_backend
+@pytest.mark.parametrize(
+    ("cls", "mine", "other"),
+    [
+        *[(cls, {"K": 2}, {"K": 0}) for cls in (aida.Aida, aida.LAida)],
+        (aida.LAida, {"K": 1}, {"K": 3, "xi": 1e-6}),
+        *[(cls, {}, {"layerwise": "post"}) for cls in (aida.LAdam, aida.LAdaBelief, aida.LAida)],
+    ],
+)
+def test_groups_of_a_layer_may_differ_in_what_they_need(cls, mine, other, backend):
+    """A group's tensors step as if all groups had its settings: the sums are of the whole layer."""
+
+    def vectors(*own):
+        params = parameters()
+        weights, rest = groups_of(params)
+        groups = [{**rest, **own[0]}, {**weights, **own[1], "weight_decay": 0.0}]
+        optimizer = cls(groups, layers="module", **SHARED, **backend.arguments)
+        for t in range(1, 4):
+            set_gradients(params, t)
+            optimizer.step()
+        return snapshot(optimizer)[: 4 * len(rest["params"])]  # p, m, v and step of each
+
+    backend.load(torch.float64)
+    assert_near(vectors(mine, other), vectors(mine, mine), 1e-12)
+
+
 @pytest.mark.parametrize("of", [np.array, torch.tensor], ids=["numpy", "torch"])
 def test_every_tensor_of_a_layer_has_the_sum_of_all(of):
     """Layers of three tensors, of two and of one, over two tables."""

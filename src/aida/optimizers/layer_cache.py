@@ -78,16 +78,16 @@ class LayerCache:
         parts: Sequence[GroupPart],
         groups: Sequence[dict[str, Any]],
         state: Any,
-        function_rules: Sequence[bool],
+        takes_sums: Sequence[bool],
         reduce_groups: sharding.ReduceGroups | None = None,
     ) -> list[list[LayerBatch]]:
         """The batches of each part, gathered and checked anew where the last step's do not serve.
 
-        groups: of each part. state: the optimizer's; nothing of it is changed. function_rules: of each part,
-        whether (alpha, beta) depend on sums. Values of groups have been checked.
+        groups: of each part. state: the optimizer's; nothing of it is changed. takes_sums: of each part,
+        whether its step needs sums of layers. Values of groups have been checked.
         """
         if torch.compiler.is_compiling():
-            ready = self._gatherer(parts, groups, state, function_rules, reduce_groups)
+            ready = self._gatherer(parts, groups, state, takes_sums, reduce_groups)
             every = [ready(i) for i in range(len(parts))]
             places = iter(order(chain.from_iterable(every)))
             return [
@@ -101,7 +101,7 @@ class LayerCache:
             if one is not None and one.beside == keys and _serves(one, part, group, state):
                 found.append(one)
         if len(found) < len(parts):
-            ready = self._gatherer(parts, groups, state, function_rules, reduce_groups)
+            ready = self._gatherer(parts, groups, state, takes_sums, reduce_groups)
             found = self._find_anew(keys, last, parts, groups, state, ready)
         batches = []
         for key, one in zip(keys, found, strict=True):
@@ -114,7 +114,7 @@ class LayerCache:
         parts: Sequence[GroupPart],
         groups: Sequence[dict[str, Any]],
         state: Any,
-        function_rules: Sequence[bool],
+        takes_sums: Sequence[bool],
         reduce_groups: sharding.ReduceGroups | None,
     ) -> Callable[[int], list[Ready]]:
         """What gathers and checks the layers of a part, by its place in `parts`."""
@@ -122,7 +122,7 @@ class LayerCache:
 
         def ready(i: int) -> list[Ready]:
             group, part = groups[i], parts[i]
-            if function_rules[i] or group.get("layerwise"):  # which needs whole layers
+            if takes_sums[i] or group.get("layerwise"):  # which needs whole layers
                 self._whole.check(part.group, group["params"], reduce_groups)
             numel, who = self._whole.numel, self._who
             return gather(group, part.params, part.numbers, state, numel, who, self._layering, made)

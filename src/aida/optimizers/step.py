@@ -6,7 +6,7 @@ refused has not begun.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import inf
@@ -76,24 +76,35 @@ def needs_gram(rule: Rule, group: Mapping[str, Any]) -> bool:
     return callable(rule) or group.get("layerwise") == "pre"
 
 
+def sums_taken(rules: Sequence[Rule], groups: Sequence[Mapping[str, Any]], shares: bool) -> list[set[str]]:
+    """Which sums a step takes of each group's layers; none where the group needs none.
+
+    shares: whether layers have tensors of several groups, so that what one group needs all of them take.
+    """
+    taken: list[set[str]] = []
+    for rule, group in zip(rules, groups, strict=True):
+        constant, of_rule = (None, rule.sums) if callable(rule) else (rule, ())
+        pooled = group.get("layerwise") == "pre"
+        taken.append({*family.sums_needed(constant, of_rule, pooled)} if needs_gram(rule, group) else set())
+    return [set().union(*taken)] * len(taken) if shares else taken
+
+
 def prepare_step(
     batches: list[LayerBatch],
     group: dict[str, Any],
     *,
     rule: Rule,
+    sums: Collection[str],
     eps_outside: bool,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> list[StepBatch]:
     """All that the batches of a group need for their step, which is not begun.
 
-    grad_scale, found_inf: as GradScaler leaves them.
+    sums: those of gram that the step takes; none: it takes none. grad_scale, found_inf: as GradScaler leaves
+    them.
     """
     prepared = []
-    sums: tuple[str, ...] = ()
-    if with_gram := needs_gram(rule, group):
-        constant, taken = (None, rule.sums) if callable(rule) else (rule, ())
-        sums = family.sums_needed(constant, taken, group.get("layerwise") == "pre")
     for batch in batches:
         layers, backend = batch.layers, batch.backend
         scaled = grad_scale is not None or found_inf is not None
@@ -107,12 +118,12 @@ def prepare_step(
         counts = _next_counts(batch, group, None if by_host else found_inf)
         ticks = _ticks(batch, counts) if rounds(group) else []
         s = scalars(counts, ticks, batch, group, eps_outside=eps_outside)
-        s.sums = sums
+        s.sums = tuple(name for name in SUMS if name in sums)
         if not by_host:
             s.grad_scale, s.found_inf = grad_scale, found_inf
         elif grad_scale is not None:
             s.sign /= float(grad_scale)
-        prepared.append(StepBatch(batch, s, rule, ticks, with_gram))
+        prepared.append(StepBatch(batch, s, rule, ticks, bool(sums)))
     return prepared
 
 

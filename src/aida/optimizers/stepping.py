@@ -14,7 +14,7 @@ from .. import sharding
 from ..backends.contract import SUMS
 from .checkpoint import Checkpointed
 from .layer_batch import GroupPart, some_layers
-from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients
+from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients, sums_taken
 
 
 class Stepping(Checkpointed):
@@ -52,17 +52,18 @@ class Stepping(Checkpointed):
         scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
         in_use = nullcontext() if torch.compiler.is_compiling() else self._layers.in_use(self.param_groups)
         with in_use, reductions or nullcontext():
-            groups, rules, of_functions = [], [], []
+            groups, rules = [], []
             for part in parts:
                 groups.append(group := self.param_groups[part.group])
                 if not torch.compiler.is_compiling():
                     self._layers.check_values(part.group, group)
-                rules.append(rule := self._kept_rule(part.group))
-                of_functions.append(callable(rule))
-            found = self._layers.find(parts, groups, self.state, of_functions, self.reduce_groups)
+                rules.append(self._kept_rule(part.group))
+            sums = sums_taken(rules, groups, self.layering.shares)
+            found = self._layers.find(parts, groups, self.state, [*map(bool, sums)], self.reduce_groups)
             steps: list[StepBatch] = []
-            for batches, group, rule in zip(found, groups, rules, strict=True):
-                steps += prepare_step(batches, group, rule=rule, eps_outside=self.eps_outside, **scaling)
+            for batches, group, rule, taken in zip(found, groups, rules, sums, strict=True):
+                options = dict(rule=rule, sums=taken, eps_outside=self.eps_outside)
+                steps += prepare_step(batches, group, **options, **scaling)
             run(steps, self.state, reductions, self.layering if self.layering.shares else None)
 
     def _reductions(self) -> sharding.StepReductions:
@@ -73,6 +74,8 @@ class Stepping(Checkpointed):
                 return True
 
         with_gram = [group for group in self.param_groups if takes_sums(group)]
+        if with_gram and self.layering.shares:  # as sums_taken
+            with_gram = self.param_groups
         width = len(SUMS) + self.layering.shares  # with the number of elements, see shared_layers.py
         return self._whole.reductions(
             self.param_groups, with_gram, self.reduce_groups, self.layering.rows, width
