@@ -103,11 +103,12 @@ def check(p, m, v, before, after, dtype):
     assert ((p - p64).abs() <= rounding + LIMIT[dtype] * (p64 - before).abs().max()).all()
 
 
-def compare(backend, dtype, rule, layerwise, decoupled, steps=3, oracle_scalars=None):
+def compare(backend, dtype, rule, layerwise, decoupled, steps=3, oracle_scalars=None, of_g=None):
     s = scalars(layerwise, decoupled)
     ours = layers(dtype, layerwise)
     for _ in range(steps):
-        ours = Layers(ours.p, gradients(ours.p), ours.m, ours.v, ours.numel)  # as for every step
+        g = [x.to(of_g or dtype) for x in gradients(ours.p)]
+        ours = Layers(ours.p, g, ours.m, ours.v, ours.numel)  # as for every step
         oracle, before, kept = widened(ours), widened(ours), [g.clone() for g in ours.g]
         sums = step(backend, ours, rule, s)
         expected = step(eager, oracle, rule, oracle_scalars or s)
@@ -130,6 +131,16 @@ def test_a_step_of_layers(backend, dtype, rule, layerwise):
     module = backend.load(dtype)
     for decoupled in (False, True):
         compare(module, dtype, RULES[rule], layerwise, decoupled)
+
+
+@every_backend
+@pytest.mark.parametrize("of_g", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layerwise", [None, "pre", "post"])
+def test_a_step_of_float64_is_one_whatever_type_its_gradient_has(backend, of_g, layerwise):
+    """A narrower gradient, as grad_dtype allows, is the number that it is, and narrows nothing else."""
+    module = backend.load(torch.float64)
+    for decoupled in (False, True):
+        compare(module, torch.float64, RULES["K=2"], layerwise, decoupled, of_g=of_g)
 
 
 @pytest.mark.parametrize("number", ["b1", "b2", "weight_decay", "decay_factor", "sign"])

@@ -43,13 +43,14 @@ def apply(layers: Layers, coefficients: Coefficients, total: Any, s: Scalars) ->
         v = _variance(layers, s, i, r_square)
         u = _mean_stepsize(total[i], s, i) if s.layerwise == "post" else _stepsize(v, s, i)
         # Whole new tensors, then a copy: what autograd saved of a step (p too) stays valid in the next one.
-        rounding.write(layers, i, s.decay_factor * _wide(p.clone()) - s.step_size[i] * u * m, m, v, s)
+        rounding.write(layers, i, s.decay_factor * p.clone().to(m.dtype) - s.step_size[i] * u * m, m, v, s)
 
 
 def _gradient_and_momentum(layers: Layers, s: Scalars, i: int) -> tuple[Tensor, Tensor]:
-    g = s.sign * _wide(layers.g[i])
+    wide = _wide(layers, i)
+    g = s.sign * layers.g[i].to(wide)
     if s.weight_decay:
-        g = g + s.weight_decay * _wide(layers.p[i])
+        g = g + s.weight_decay * layers.p[i].to(wide)
     return g, s.b1 * blockwise.momentum(layers, i, g.dtype) + (1 - s.b1) * g
 
 
@@ -73,8 +74,10 @@ def _mean_stepsize(total_and_count: Tensor, s: Scalars, i: int) -> Tensor:
     return torch.where(count == 0, _stepsize(torch.zeros_like(total), s, i), total / count.clamp(min=1))
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _wide(layers: Layers, i: int) -> torch.dtype:
+    """The type of layer i's step: float64 where its parameter, gradient or momentum is, else float32."""
+    is_wide = any(x[i].dtype == torch.float64 for x in (layers.p, layers.g, layers.m))
+    return torch.float64 if is_wide else torch.float32
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
