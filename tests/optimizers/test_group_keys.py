@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import aida
-from helpers.members import MEMBERS, parameters, through_a_file
+from helpers.members import MEMBERS, assert_bitwise, parameters, snapshot, through_a_file, train
 
 OTHERS = {
     "weight_decouple": "decoupled_weight_decay",
@@ -40,8 +40,23 @@ def test_what_no_member_has_is_said():
         aida.Aida(parameters(), amsgrad=True)
     with pytest.raises(TypeError, match=r"AdaBelief has no argument 'k': (?!.*'K')"):
         aida.AdaBelief(parameters(), k=2)
-    with pytest.warns(UserWarning, match="'K' and does not use it: which only other members"):
+    with pytest.warns(UserWarning, match="leaves out the key 'K', which only other members"):
         aida.AdaBelief([{"params": parameters(), "K": 2}])
+
+
+@pytest.mark.parametrize("other", MEMBERS)
+@pytest.mark.parametrize("cls", MEMBERS)
+@pytest.mark.filterwarnings("ignore:.*leaves out the key")
+def test_the_groups_of_another_member_are_taken(cls, other):
+    """What only the other one has is neither stepped by nor saved, and the other one keeps it."""
+    given = other(parameters()).param_groups
+    kept = [{**group} for group in given]
+    optimizer, plain = cls(given), cls(parameters())
+    for one in (optimizer, plain):
+        train(one, range(3))
+    assert_bitwise(snapshot(optimizer), snapshot(plain))
+    cls(parameters()).load_state_dict(through_a_file(optimizer.state_dict()))
+    assert [group.keys() >= before.keys() for group, before in zip(given, kept, strict=True)] == [True]
 
 
 USERS = (

@@ -164,7 +164,7 @@ class Layerwise(Stepping):
         return with_caps(super().__repr__(), self.param_groups, self.eps_outside)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, but values are checked first; keys of a user's own are kept."""
+        """As torch's, but values are checked first; a user's own keys are kept, other members' are not."""
         if not isinstance(param_group, dict):
             return super().add_param_group(param_group)  # which raises
         where = f"parameter group {len(self.param_groups)} of {type(self).__name__}"
@@ -174,6 +174,8 @@ class Layerwise(Stepping):
                 "tensors of several groups: give a function of (name, parameter) that says it of each"
             )
         warn_of_keys(where, param_group, self.defaults, MEMBERS_OWN)
+        if {*MEMBERS_OWN} & {*param_group} - {*self.defaults}:  # another optimizer may have this very dict
+            param_group = {k: v for k, v in param_group.items() if k in self.defaults or k not in MEMBERS_OWN}
         plain = {k: v for k, v in {**self.defaults, **param_group}.items() if k != "params"}
         check_group(plain, self.hyperparameters)
         super().add_param_group(param_group)

@@ -76,19 +76,20 @@ def check_arguments(who: str, given: Iterable[str], known: Iterable[str]) -> Non
 def warn_of_keys(where: str, keys: Iterable[str], known: Iterable[str], of_family: Iterable[str]) -> None:
     """Warn at keys of a group that are most likely misspelt; a user's own are kept, as torch keeps them.
 
-    of_family: arguments of other members, which this one does not heed.
+    of_family: arguments of other members, which this one leaves out: its step and its checkpoints would read
+    them as its own.
     """
     known = sorted(known)
     for key in keys:
         if key in known or key in KEPT or not isinstance(key, str):
             continue
         if key in of_family:
-            meant = "which only other members of the family have"
+            told = f"leaves out the key {key!r}, which only other members of the family have"
         elif near := _meant(key, known) or _misspelt(key, known):
-            meant = f"did you mean {near!r}?"
+            told = f"keeps the key {key!r} and does not use it: did you mean {near!r}?"
         else:
             continue
-        warnings.warn(f"{where} keeps the key {key!r} and does not use it: {meant}", stacklevel=5)
+        warnings.warn(f"{where} {told}", stacklevel=5)
 
 
 def _hint(name: str, known: list[str]) -> str:
