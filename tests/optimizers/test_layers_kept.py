@@ -9,6 +9,8 @@ import torch
 from torch.nn import Parameter
 
 import aida
+from aida.monitor.names import named_layers
+from helpers.edits import replace
 from helpers.layered import LAYERS, NAMES, SHARED, groups_of, mixed, parameters
 from helpers.members import assert_bitwise, assert_near, set_gradients, snapshot, through_a_file, train
 
@@ -296,6 +298,27 @@ def test_a_state_of_other_layers_is_refused_and_these_stay():
     assert optimizer.state_dict()["param_groups"] == before
     assert is_known(optimizer) == known
     assert_bitwise(snapshot(optimizer), values)
+
+
+@pytest.mark.parametrize("layers", ["module", heads], ids=["module", "function"])
+@pytest.mark.parametrize("lazy", [False, True], ids=["replaced", "lazy"])
+def test_what_is_read_before_the_next_step_is_of_the_parameters_of_now(layers, lazy):
+    """In a state dict, a copy and the monitor's rows, a parameter that has just come has its layers."""
+    made = [(name, Parameter(p.detach().clone())) for name, p in named()]
+    params = [torch.nn.UninitializedParameter() if lazy else Parameter(p.detach().clone()) for _, p in made]
+    optimizer = aida.LAida([(name, p) for (name, _), p in zip(made, params, strict=True)], layers=layers)
+    if lazy:
+        for p, (_, wide) in zip(params, made, strict=True):
+            p.materialize(wide.shape, dtype=wide.dtype)
+    else:
+        train(optimizer, range(2))
+        replace(optimizer, params[0], made[0][1])
+    expected = is_known(aida.LAida(made, layers=layers))
+    aida.LAida(made, layers=layers).load_state_dict(through_a_file(optimizer.state_dict()))
+    for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert is_known(copied) == expected
+    parts = [str(part) for *_, part, p, _ in named_layers(optimizer, None) if part is not p]
+    assert parts == [part for _, slices in expected for part in slices]
 
 
 @pytest.mark.parametrize("layers", ["module", heads], ids=["module", "function"])

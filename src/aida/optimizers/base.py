@@ -134,7 +134,7 @@ class Layerwise(Stepping):
         **options: Unpack[Options],
     ) -> None:
         self.reduce_groups = reduce_groups
-        self.layering = Layering(layers)
+        self._layering = Layering(layers)
         self.released_by = None
         self._whole = sharding.WholeLayers()
         shared = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
@@ -182,7 +182,6 @@ class Layerwise(Stepping):
         group = self.param_groups[-1]
         group.update(plain)
         try:
-            self.layering.update(self.param_groups)
             check_codes_of_group(group, self.layering.slices)
             warn_where_eps_underflows(group, stacklevel=4)  # which raises where warnings are errors
         except BaseException:

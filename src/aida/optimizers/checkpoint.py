@@ -21,16 +21,22 @@ class Checkpointed(Member):
     """An optimizer whose state dict says which member saved it, and whose moments keep their types."""
 
     reduce_groups: sharding.ReduceGroups | None
-    layering: Layering
-    """What the layers of the groups' parameters are."""
+    _layering: Layering
     released_by: Any
     """The handle of release_gradients, which steps in place of step()."""
     _loaded: dict[str, Any]
     """While a load goes on, the state dict as it was given."""
 
+    @property
+    def layering(self) -> Layering:
+        """What the layers of the parameters are that the groups have now, which users may have replaced."""
+        if not self._layering.is_plain and not torch.compiler.is_compiling():
+            self._layering.update(self.param_groups)
+        return self._layering
+
     def _begin_anew(self) -> None:
         """Forget what earlier steps have found: nothing of it holds for a state that was loaded."""
-        self._layers = LayerCache(self._whole, type(self).__name__, self.hyperparameters, self.layering)
+        self._layers = LayerCache(self._whole, type(self).__name__, self.hyperparameters, self._layering)
         self._rules = {}
         self._lock = ProcessLock()
         self._fresh = not self.state  # never stepped or loaded
@@ -44,8 +50,8 @@ class Checkpointed(Member):
 
     def __getstate__(self) -> dict[str, Any]:
         shapes = self._whole.shapes
-        kept = {"reduce_groups": self.reduce_groups, "layers": self.layering.layers, "_shapes": shapes}
-        if not self.layering.is_plain:  # a loaded state may have given the groups other names
+        kept = {"reduce_groups": self.reduce_groups, "layers": self._layering.layers, "_shapes": shapes}
+        if not self._layering.is_plain:  # a loaded state may have given the groups other names
             kept["_layer_names"] = self.layering.names(self.param_groups)
         if self.reduce_groups is not None:
             kept["_pieces"] = self._which_are_pieces(self.param_groups, self.reduce_groups)
@@ -64,12 +70,12 @@ class Checkpointed(Member):
                 "knows nothing: its statistics would be of pieces of layers; copy and wrap the model, build "
                 "a new optimizer of it, and load the state_dict() of this one"
             )
-        if (layering := self.__dict__.get("layering")) is None:
+        if (layering := self.__dict__.get("_layering")) is None:
             layering = Layering(layers)
             layering.update(state["param_groups"], names)
         complete_groups(type(self), self.hyperparameters, defaults, state, layering)
         super().__setstate__(state)
-        self.layering = layering
+        self._layering = layering
         # A load leaves it to release_gradients' handle who steps; a copy has no handle.
         if "_whole" not in self.__dict__:
             groups = (group["params"] for group in self.param_groups)
@@ -93,11 +99,11 @@ class Checkpointed(Member):
         that did not write the key load too, and so does one from which it is removed (a renamed class). Where
         `layers` is not "tensor", `layers` says in the same way what they are.
         """
-        saved = super().state_dict()
+        saved, layering = super().state_dict(), self.layering
         for group, live in zip(saved["param_groups"], self.param_groups, strict=True):
             group[SAVED_BY] = member_name(type(self))
-            if not self.layering.is_plain:
-                group[SAVED_LAYERS] = self.layering.described(live["params"])
+            if not layering.is_plain:
+                group[SAVED_LAYERS] = layering.described(live["params"])
         return saved
 
     @torch.inference_mode(False)
@@ -115,7 +121,7 @@ class Checkpointed(Member):
             self._loaded = seen
 
         check_is_mapping(who, state_dict)
-        self.layering.update(self.param_groups)  # with names of the groups as they are
+        self._layering.update(self.param_groups)  # with names of the groups as they are
         before = {**self.__dict__}
         hook = self.register_load_state_dict_pre_hook(look)
         try:

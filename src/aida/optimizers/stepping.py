@@ -14,6 +14,7 @@ from .. import sharding
 from ..backends.contract import SUMS
 from .checkpoint import Checkpointed
 from .layer_batch import GroupPart, some_layers
+from .layers import Layering
 from .step import StepBatch, needs_gram, prepare_step, run, scales_gradients, sums_taken
 
 
@@ -46,9 +47,8 @@ class Stepping(Checkpointed):
 
     def _step(self, parts: Sequence[GroupPart], sharded: bool = False) -> None:
         """layer_batch -> prepare_step -> run: everything is checked before anything is written."""
-        if not self.layering.is_plain and not torch.compiler.is_compiling():
-            self.layering.update(self.param_groups)
-        reductions = self._reductions() if sharded else None
+        layering = self.layering
+        reductions = self._reductions(layering) if sharded else None
         scaling: dict[str, Any] = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
         in_use = nullcontext() if torch.compiler.is_compiling() else self._layers.in_use(self.param_groups)
         with in_use, reductions or nullcontext():
@@ -58,15 +58,15 @@ class Stepping(Checkpointed):
                 if not torch.compiler.is_compiling():
                     self._layers.check_values(part.group, group)
                 rules.append(self._kept_rule(part.group))
-            sums = sums_taken(rules, groups, self.layering.shares)
+            sums = sums_taken(rules, groups, layering.shares)
             found = self._layers.find(parts, groups, self.state, [*map(bool, sums)], self.reduce_groups)
             steps: list[StepBatch] = []
             for batches, group, rule, taken in zip(found, groups, rules, sums, strict=True):
                 options = dict(rule=rule, sums=taken, eps_outside=self.eps_outside)
                 steps += prepare_step(batches, group, **options, **scaling)
-            run(steps, self.state, reductions, self.layering if self.layering.shares else None)
+            run(steps, self.state, reductions, layering if layering.shares else None)
 
-    def _reductions(self) -> sharding.StepReductions:
+    def _reductions(self, layering: Layering) -> sharding.StepReductions:
         def takes_sums(group: dict[str, Any]) -> bool:
             try:
                 return needs_gram(self.rule_of(group), group)
@@ -74,12 +74,10 @@ class Stepping(Checkpointed):
                 return True
 
         with_gram = [group for group in self.param_groups if takes_sums(group)]
-        if with_gram and self.layering.shares:  # as sums_taken
+        if with_gram and layering.shares:  # as sums_taken
             with_gram = self.param_groups
-        width = len(SUMS) + self.layering.shares  # with the number of elements, see shared_layers.py
-        return self._whole.reductions(
-            self.param_groups, with_gram, self.reduce_groups, self.layering.rows, width
-        )
+        width = len(SUMS) + layering.shares  # with the number of elements, see shared_layers.py
+        return self._whole.reductions(self.param_groups, with_gram, self.reduce_groups, layering.rows, width)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
