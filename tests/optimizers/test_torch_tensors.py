@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.nn import Parameter
 from torch.profiler import ProfilerActivity, profile
 
@@ -325,3 +326,21 @@ def test_a_view_that_is_conjugated_when_it_is_read_is_refused(what, foreach):
     with pytest.raises(RuntimeError, match=r"conjugated view.*nothing was stepped; .*resolve_conj\(\)"):
         optimizer.step()
     assert_bitwise(snapshot(optimizer), before)
+
+
+@pytest.mark.parametrize("own", [{}, {"state_dtype": "int8"}, {"capturable": True, "layers": "module"}])
+@every_member
+def test_checkpoint_tools_make_the_state_of_a_model_on_meta(cls, own):
+    """In the form of the state of one that was trained, as with torch's Adam: a load is planned by it."""
+    trained, model = (torch.nn.Linear(3, 2, device=device) for device in ("cpu", "meta"))
+    source = cls(trained.named_parameters(), **own)
+    train(source, range(2))
+    optimizer = cls(model.named_parameters(), lr=0.5, **own)
+    planned = get_optimizer_state_dict(model, optimizer)["state"]
+    saved = get_optimizer_state_dict(trained, source)
+    for name, of_p in saved["state"].items():
+        assert {k: (x.shape, x.dtype) for k, x in of_p.items()} == {
+            k: (x.shape, x.dtype) for k, x in planned[name].items()
+        }
+        assert planned[name]["exp_avg"].is_meta
+    assert optimizer.param_groups[0]["lr"] == 0.5

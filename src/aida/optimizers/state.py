@@ -87,7 +87,7 @@ def is_state_init_step(
         return False
     params = [(p, group) for group in groups for p in group["params"]]
     with_gradient = [(p, group) for p, group in params if p.grad is not None]
-    counts = any(p.grad.is_sparse or bool(sharding.shard(p.grad).any()) for p, _ in with_gradient)
+    counts = any(p.grad.is_sparse or _may_move(sharding.shard(p.grad)) for p, _ in with_gradient)
     if sharding.active():
         counts = sharding.LayerReduction((p for p, _ in params), 1, reduce_groups).any(counts)
     if not counts:
@@ -95,6 +95,11 @@ def is_state_init_step(
             if not state[p]:
                 state[p] = new_state(p, group, len(layering.slices(p)))
     return not counts
+
+
+def _may_move(g: Tensor) -> bool:
+    """Whether a gradient is other than zero; on meta, where tools make states alone, it is no number."""
+    return g.device.type != "meta" and bool(g.any())
 
 
 def complete_groups(
