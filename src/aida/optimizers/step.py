@@ -86,7 +86,8 @@ def sums_taken(rules: Sequence[Rule], groups: Sequence[Mapping[str, Any]], share
         constant, of_rule = (None, rule.sums) if callable(rule) else (rule, ())
         pooled = group.get("layerwise") == "pre"
         taken.append({*family.sums_needed(constant, of_rule, pooled)} if needs_gram(rule, group) else set())
-    return [set().union(*taken)] * len(taken) if shares else taken
+    every = {name for of_group in taken for name in of_group}
+    return [every] * len(taken) if shares else taken
 
 
 def prepare_step(

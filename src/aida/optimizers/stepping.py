@@ -62,8 +62,9 @@ class Stepping(Checkpointed):
             found = self._layers.find(parts, groups, self.state, [*map(bool, sums)], self.reduce_groups)
             steps: list[StepBatch] = []
             for batches, group, rule, taken in zip(found, groups, rules, sums, strict=True):
-                options = dict(rule=rule, sums=taken, eps_outside=self.eps_outside)
-                steps += prepare_step(batches, group, **options, **scaling)
+                steps += prepare_step(
+                    batches, group, rule=rule, sums=taken, eps_outside=self.eps_outside, **scaling
+                )
             run(steps, self.state, reductions, layering if layering.shares else None)
 
     def _reductions(self, layering: Layering) -> sharding.StepReductions:
