@@ -359,6 +359,32 @@ def test_a_schedule_goes_on(around):
     np.testing.assert_allclose(rates(optimizer, params, state, 2), [schedule(7), schedule(8)], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("around", "counts"),
+    [
+        (lambda o: optax.chain(optax.ema(0.9), o), 1),
+        (lambda o: optax.chain(o, optax.contrib.reduce_on_plateau(patience=1, accumulation_size=2)), 1),
+        (lambda o: optax.chain(optax.scale_by_adam(), o), 1),
+        (lambda o: optax.partition({"a": o, "b": optax.adam(LR)}, {"first": "a", "second": "b"}), 1),
+        (lambda o: optax.contrib.mechanize(o), 1),
+        (lambda o: optax.chain(optax.add_noise(0.1, 0.5, 0), o), 0),
+    ],
+    ids=["ema", "plateau", "adam", "partition", "mechanize", "noise that is annealed"],
+)
+def test_what_counts_something_else_stays_as_it_is(around, counts):
+    """Moments that begin at 0 are corrected by their own count, and a plateau's is of its mean."""
+    net = model()
+    one = aida.Aida(net.named_parameters(), lr=LR)
+    train_torch(net, one, 7)
+    params = jax.tree.map(jnp.asarray, to_tree(arrays(net)))
+    optimizer = around(aida_jax.aida(optax.linear_schedule(1e-2, 0.0, 20)))
+    state = aida_jax.state_from_torch(one.state_dict(), to_tree, into=optimizer.init(params))
+    is_count = lambda path: getattr(path[-1], "name", None) == "count"  # noqa: E731
+    found = [int(x) for path, x in jax.tree_util.tree_flatten_with_path(state)[0] if is_count(path)]
+    assert sorted(found) == [0] * counts + [7] * (len(found) - counts)
+    assert len(found) > counts + 1
+
+
 def test_a_state_to_put_it_into_has_one_of_a_member():
     net = model()
     one = aida.Aida(net.named_parameters(), lr=LR)

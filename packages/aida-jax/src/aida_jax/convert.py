@@ -13,6 +13,8 @@ from .layers import Leaf, StackedAxes, leaves_of
 from .transform import ScaleByAidaState, check_nu, member_state, stored
 
 STATE = ("step", "exp_avg", "exp_avg_var")
+BESIDE = ("hyperparams", "hyperparams_states", "inner_state", "rng_key")
+"""What optax's states have beside a count that is read by a schedule: inject_hyperparams, add_noise."""
 CONVERTED = "give what aida.convert_state(state_dict, optimizer) of the torch side makes of it"
 
 
@@ -40,8 +42,9 @@ def state_from_torch(
         into: the state of the whole optimizer, optimizer.init(params), wherever in it the member's is.
             Default: None, for the member's state alone.
 
-    Returns `into` with the member's state replaced and with every `count` in it set, so that schedules go on
-    where the torch side has stopped; without `into` a ScaleByAidaState. Hyperparameters do not come with it.
+    Returns `into` with the member's state replaced and with the count of each schedule in it set, so that
+    these go on where the torch side has stopped; without `into` a ScaleByAidaState. What else is in it, such
+    as another optimizer's moments, stays as it is. Hyperparameters do not come with it.
     Raises ValueError where layers have been stepped a different number of times, which one count cannot say,
     with their names; where there are no names or a layer there is none here, and for a state that is none of
     this family's.
@@ -96,16 +99,25 @@ def state_from_torch(
 
 
 def _put_into(state: Any, own: ScaleByAidaState) -> Any:
-    """A whole optimizer's state with this member's in it, and all of its counters."""
+    """A whole optimizer's state with this member's in it, and the counters of its schedules."""
     member_state(state)  # there is one
 
-    def put(path: Any, x: Any) -> Any:
-        if isinstance(x, ScaleByAidaState):
+    def put(node: Any) -> Any:
+        if isinstance(node, ScaleByAidaState):
             return own
-        is_count = bool(path) and getattr(path[-1], "name", None) == "count"
-        return jnp.full_like(x, own.count) if is_count else x
+        if jax.tree_util.all_leaves([node]):
+            return node
+        children, treedef = jax.tree.flatten(node, is_leaf=lambda x: x is not node)
+        node = treedef.unflatten(map(put, children))
+        return node._replace(count=jnp.full_like(node.count, own.count)) if _is_schedule(node) else node
 
-    return jax.tree_util.tree_map_with_path(put, state, is_leaf=lambda x: isinstance(x, ScaleByAidaState))
+    return put(state)
+
+
+def _is_schedule(node: Any) -> bool:
+    """Whether a state's count is read by a schedule; beside moments and means it counts what is in these."""
+    fields = {*getattr(node, "_fields", ())}
+    return "count" in fields and fields <= {"count", *BESIDE}
 
 
 def state_to_torch(
