@@ -130,6 +130,17 @@ def test_a_rule_of_ones_own_is_given_the_sums_that_it_names():
         np.testing.assert_allclose(updates["dense"]["kernel"], u * m / (1 - 0.8**t), rtol=2e-5)
 
 
+@pytest.mark.parametrize("layerwise", [None, "pre", "post"])
+def test_a_rule_may_give_arrays_of_numpy(layerwise):
+    """As factors of the layers that were made beforehand."""
+    factors = np.asarray([0.5, 1.0, 2.0])
+    updates = []
+    for given in (factors, jnp.asarray(factors, jnp.float32)):
+        scaling = aida_jax.scale_by_layerwise(lambda gg, given=given: (1.0, given), layerwise=layerwise)
+        updates.append(jax.jit(scaling.update)(tree(seed=1), scaling.init(tree()))[0])
+    assert_bitwise(*updates)
+
+
 def test_a_rule_sees_all_layers_at_once():
     """One may mix them: it is called once, with an entry for each layer of the tree."""
     calls = Counter()

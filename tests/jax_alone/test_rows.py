@@ -188,6 +188,19 @@ def test_a_state_of_something_else_is_refused_in_a_sentence():
             aida_jax.layer_stepsizes(given, params, optimizer=made(member))
 
 
+@pytest.mark.parametrize("what", ["params", "grads"])
+@pytest.mark.parametrize("shape", [(3, 4), (1, 3), (), (2, 4, 3)])
+def test_arrays_of_other_shapes_are_refused_with_the_leaf(what, shape):
+    """Some would be broadcast, and the row be of something else."""
+    optimizer, params, state, _ = measured("aida")
+    given = {"params": params, "grads": GRADIENTS[-1]}
+    given[what] = {**given[what], "dense": {**given[what]["dense"], "kernel": jnp.ones(shape)}}
+    with pytest.raises(
+        ValueError, match=rf"leaf 'dense/kernel' of {what} has the shape .* \(4, 3\) in the state"
+    ):
+        aida_jax.layer_stepsizes(state, **given, optimizer=optimizer)
+
+
 def test_a_state_that_was_read_without_its_types_is_refused_with_the_fix():
     """As orbax gives it without a target."""
     optimizer, params, state, _ = measured("aida")

@@ -1,5 +1,6 @@
 """Members inside what optax and jax put around an optimizer."""
 
+import re
 from collections import Counter, OrderedDict
 
 import jax
@@ -214,6 +215,8 @@ def test_a_wrong_argument_is_refused_with_its_name_and_range():
         (TypeError, r"the rule takes \(x\)", lambda: aida_jax.scale_by_layerwise(lambda x=1: (1, 1))),
         (TypeError, r"the rule gave 1; it must give \(alpha, beta\)",
          lambda: (o := aida_jax.scale_by_layerwise(lambda gg: 1)).update(tree(), o.init(tree()))),
+        (TypeError, r"the rule gave \(1.0, Array.*; it must give .* numbers or arrays as its sums",
+         lambda: (o := aida_jax.scale_by_layerwise(lambda gg: (1.0, gg[:1]))).update(tree(), o.init(tree()))),
     ):  # fmt: skip
         with pytest.raises(error, match=match):
             make()
@@ -241,6 +244,36 @@ def test_gradients_of_another_tree_are_refused_with_the_leaf_and_the_fix(name, g
     optimizer = made(name)
     with pytest.raises(ValueError, match=told):
         optimizer.update(grads, optimizer.init(tree()), tree())
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 3), (4, 1), (3,), (), (2, 4, 3), (12,)])
+@pytest.mark.parametrize("name", ["aida", "adam_plus", "laida-pre"])
+def test_gradients_of_another_shape_are_refused_with_the_leaf_and_the_fix(name, shape):
+    """As those of a model whose head was made anew, with the state of the old one."""
+    scaling, grads = made(name), tree()
+    grads["dense"]["kernel"] = jnp.ones(shape)
+    told = (
+        rf"leaf 'dense/kernel' of the gradients has the shape {re.escape(str(shape))}, and \(4, 3\) in the st"
+    )
+    with pytest.raises(ValueError, match=told):
+        scaling.update(grads, scaling.init(tree()), grads)
+
+
+@pytest.mark.parametrize(
+    "given", [lambda own: own._asdict(), list, lambda own: (own,)], ids=["dict", "list", "a chain's"]
+)
+def test_a_state_without_its_type_is_refused_with_the_fix(given):
+    """As a checkpoint that is read without a target gives it."""
+    scaling = aida_jax.scale_by_aida()
+    told = r"the state is a (dict|list|tuple) and no ScaleByAidaState: .* restore a checkpoint into opt"
+    with pytest.raises(TypeError, match=told):
+        scaling.update(tree(), given(scaling.init(tree())))
+
+
+def test_one_leaf_has_one_answer():
+    x = jnp.ones(3)
+    ours, _ = trained(made("aida", weight_decay=0.5, mask=lambda params: False), x, [x])
+    assert_bitwise(ours, trained(made("aida"), x, [x])[0])
 
 
 def matrices(params):

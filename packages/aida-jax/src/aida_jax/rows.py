@@ -15,7 +15,7 @@ from .layers import Leaf, leaves_of, path_name
 from .monitor import measures
 from .monitor.schema import Row
 from .settings import Member, Settings
-from .transform import check_nu, member_state
+from .transform import check_nu, check_shapes, member_state
 
 
 def layer_stepsizes(
@@ -47,8 +47,8 @@ def layer_stepsizes(
     Returns rows as aida.monitor's schema lists them, none before the first step; a layer of a leaf that
     stacks several is called "blocks/kernel[3]". It takes one compiled pass over the layers, whose arrays may
     be sharded (outside of shard_map). Raises TypeError for an optimizer that is no member and inside of jit,
-    ValueError for a state with no member's state in it or several, of another member's form, or of several
-    models, KeyError where params lack a leaf.
+    ValueError for a state with no member's state in it or several, of another member's form, of several
+    models, or of other shapes, KeyError where params lack a leaf.
 
     Example:
         >>> import aida_jax, jax, jax.numpy as jnp, optax
@@ -84,6 +84,8 @@ def layer_stepsizes(
     of_params, given = _by_path(params, names), _by_path(grads, names)
     if missing := [name for name in names if name not in of_params]:
         raise KeyError(f"params lack {', '.join(missing[:3])}: give all that the optimizer was given")
+    for what, tree in (("params", of_params), ("grads", given)):
+        check_shapes(what, leaves, [tree.get(leaf.name, m) for leaf, m in zip(leaves, mu, strict=True)], mu)
     stacked = tuple(leaf.stacked for leaf in leaves)
     with jax.numpy_dtype_promotion("standard"):
         table, counts = jax.device_get(measured(own, of_params, given, scalars, cap, top, stacked=stacked))

@@ -81,6 +81,16 @@ def check_nu(leaves: Sequence[Leaf], mu: Arrays, nu: Arrays, pooled: bool) -> No
             )
 
 
+def check_shapes(what: str, leaves: Sequence[Leaf], arrays: Sequence[Any], mu: Arrays) -> None:
+    """Raise ValueError for a leaf of another shape than the state's, which might be broadcast."""
+    for leaf, x, m in zip(leaves, arrays, mu, strict=True):
+        if (got := jnp.shape(x)) != (own := jnp.shape(m)):
+            raise ValueError(
+                f"leaf {leaf.name!r} of {what} has the shape {got}, and {own} in the state: give them with "
+                "the state of the same parameters, which optimizer.init(params) makes"
+            )
+
+
 @documented
 def scale_by_layerwise(
     rule: tuple[float, float] | Callable[..., Any],
@@ -165,6 +175,7 @@ def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, Sc
     leaves, given, treedef = leaves_of(updates, s.layers, s.axis_name)
     check_axes(leaves, given)
     mu, nu = _moments(state, leaves, treedef)
+    check_shapes("the gradients", leaves, given, mu)
     check_nu(leaves, mu, nu, s.layerwise == "pre")
     count = jnp.where(state.count < LAST_COUNT, state.count + 1, LAST_COUNT)
     t = step_scalars(count, b1=s.b1, b2=s.b2, eps=s.eps, eps_out=s.eps_out, rectify=s.rectify)
@@ -189,7 +200,12 @@ def _update(s: Settings, updates: Any, state: ScaleByAidaState) -> tuple[Any, Sc
 
 
 def _moments(state: ScaleByAidaState, leaves: Sequence[Leaf], treedef: Any) -> tuple[list[Any], list[Any]]:
-    """(mu, nu) of the gradients' leaves. Raises ValueError where the state has others."""
+    """(mu, nu) of the gradients' leaves. Raises ValueError where the state has others, TypeError for none."""
+    if not hasattr(state, "mu"):
+        raise TypeError(
+            f"the state is a {type(state).__name__} and no ScaleByAidaState: give what this optimizer's init "
+            "or update gave, and restore a checkpoint into optimizer.init(params), so that it has its types"
+        )
     given = dict.fromkeys(leaf.name for leaf in leaves)
     own = dict.fromkeys(path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(state.mu)[0])
     if lost := [name for name in own if name not in given]:
@@ -229,7 +245,11 @@ def coefficients(s: Settings, leaves: Sequence[Leaf], gs: Arrays, ms: Arrays) ->
 
 def _of_sums(s: Settings, sums: Mapping[str, jax.Array]) -> tuple[Any, Any, Any]:
     is_function = callable(s.rule)
-    alpha, beta = usable_pair(s.rule(**{name: sums[name] for name in s.sums})) if is_function else s.rule
+    alpha, beta = (
+        s.rule
+        if not is_function
+        else usable_pair(s.rule(**{name: sums[name] for name in s.sums}), sums[s.sums[0]].shape)
+    )
     if s.layerwise != "pre":
         return alpha, beta, None
     total = family.residual_square(alpha, beta, *(sums.get(name, 0.0) for name in ("gg", "gm", "dd")))
@@ -246,12 +266,14 @@ def _factors(name: str, g: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Arra
     return {"gg": (g, g), "gm": (g, m), "mm": (m, m)}[name] if name != "dd" else (m - g, m - g)
 
 
-def usable_pair(pair: Any) -> tuple[Any, Any]:
-    """(alpha, beta) as a step can use them. Raises TypeError for what is no pair."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
+def usable_pair(pair: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """(alpha, beta) as a step can use them; shape: that of the sums. Raises TypeError for what is no pair."""
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+    if not is_pair or any(np.shape(c) not in ((), shape) for c in pair):
         raise TypeError(f"the rule gave {pair!r}; it must give (alpha, beta), numbers or arrays as its sums")
+    arrays = jax.Array | np.ndarray
     alpha, beta = (
-        jnp.where(jnp.isfinite(c), jnp.clip(c, -LIMIT, LIMIT), 1.0) if isinstance(c, jax.Array) else float(c)
+        jnp.where(jnp.isfinite(c), jnp.clip(c, -LIMIT, LIMIT), 1.0) if isinstance(c, arrays) else float(c)
         for c in pair
     )
     return alpha, beta
