@@ -55,6 +55,9 @@ WRONG = [
     ("[space]", "[comparisons]\nof = \"aida\"\nprimary = [\"aida\"]\n[space]", "compares aida with itself"),
     ("[space]", "[comparisons]\nof = \"aida\"\nprimary = [\"sgd\", \"sgd\"]\n[space]", "'sgd' twice"),
     ("[optimizers.sgd]", '[optimizers."a\\nb"]', "cannot be printed: leave out line ends"),
+    ('name = "tiny"', 'name = "ti\\nny"', "cannot be printed"),
+    ("[space]", '[claims."c\\nd"]\nkind = "competitive"\nsays = "x"\nof = "aida"\nagainst = ["sgd"]\n[space]',
+     "claims.'c.+ cannot be printed"),
     ('name = "tiny"', 'name = "../b"', "names folders: leave out /"),
 ]  # fmt: skip
 

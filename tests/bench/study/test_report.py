@@ -275,6 +275,14 @@ def test_the_commit_of_what_was_registered_is_named(study, tmp_path):
     assert "ffffffffffff cannot be told to have had it" in text
 
 
+def test_a_claim_of_several_lines_is_one_row(study, tmp_path):
+    """Of Markdown's tables a line is a row."""
+    text = TEXT.replace('"it is the projection"', '"""\nit is | the\nprojection\n"""')
+    several = read_study(write(tmp_path, text))
+    write_report(several, finish(several, score, layers), tmp_path / "out")
+    assert "| projection: it is \\| the projection | **" in (tmp_path / "out/README.md").read_text()
+
+
 def test_without_a_run_there_is_one_sentence(study):
     refused(invoke("study", "report", "study.toml"), "no run of study.toml has ended yet")
 

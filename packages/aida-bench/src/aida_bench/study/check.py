@@ -53,11 +53,14 @@ def _check_labels(study: Study, name: str) -> None:
                 raise UserError(
                     f"[{what}.{label}] in {name} names folders: leave out / and : and a first dot."
                 )
-            if not label.isprintable():
-                raise UserError(
-                    f"[{what}.{label!r}] in {name} has what cannot be printed: leave out line ends and "
-                    "control characters."
-                )
+    named = [(f"name {study.about.name!r} in [study]", study.about.name)]
+    for what in ("tasks", "optimizers", "sweeps", "claims"):
+        named += [(f"[{what}.{label!r}]", label) for label in getattr(study, what)]
+    for where, label in named:
+        if not label.isprintable():
+            raise UserError(
+                f"{where} in {name} has what cannot be printed: leave out line ends and control characters."
+            )
     if "/" in study.about.name or study.about.name.startswith("."):
         raise UserError(
             f"name {study.about.name!r} in [study] of {name} names folders: leave out / and a first dot."

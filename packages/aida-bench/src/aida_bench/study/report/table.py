@@ -61,7 +61,8 @@ def by(rows: Sequence[Any], key: str) -> dict[str, list[Any]]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """On one line, whatever a file's text has."""
+    return " ".join(text.split("\n")).strip().replace("|", "\\|")
 
 
 def _plain(value: Any) -> Any:
