@@ -260,6 +260,7 @@ WRONG = [
     ({'"adabelief"': f'"{HERE}:Going"'}, "it raises SystemExit: 0"),
     ({'"adabelief"': f'"{HERE}:nothing"'}, "gives None, no torch.optim.Optimizer"),
     ({'"adabelief"': f'"{HERE}:Rateless"'}, "has groups without lr, which the schedule sets"),
+    ({'"adabelief"': f'"{HERE}:Relative"'}, "has groups without lr, which the schedule sets"),
 ]  # fmt: skip
 
 

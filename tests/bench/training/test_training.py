@@ -17,7 +17,7 @@ from aida_bench.storage.files import read_json_lines, replaced
 from aida_bench.storage.run import Run
 from aida_bench.tasks.digits import Digits
 from aida_bench.training.fabric import make_fabric
-from aida_bench.training.loop import train
+from aida_bench.training.loop import NAMES, train
 from helpers.bench.runs import Killed
 
 
@@ -244,11 +244,53 @@ def test_measures_of_numpy_and_torch_are_numbers(tmp_path, number):
         (None, None, "gives None: it must return a dictionary"),
         ({"score": 1.0}, {"validation_last": []}, r"end_epoch of the task game gives validation_last \[\]"),
         ({"score": 1.0}, 3, "end_epoch of the task game gives 3: it must return a dictionary"),
+        (
+            {"score": 1.0},
+            {"validation_score": 2.0},
+            "end_epoch of the task game gives validation_score, as some",
+        ),
+        *(({}, {name: 1.0}, f"end_epoch of the task game gives {name}, as some") for name in NAMES),
     ],
 )
 def test_what_is_no_measure_is_one_sentence(tmp_path, measured, last, said):
     with pytest.raises(UserError, match=said):
         run(Measured(measured, last), tmp_path)
+
+
+def test_a_measure_of_a_training_loss_s_name_is_refused(tmp_path):
+    """It would be in the loss's place in every row, without a word."""
+    task = Measured({"critic_loss": 1.0})
+    task.splits = ("train", "validation")
+    with pytest.raises(
+        UserError, match=r"evaluate\('train'\) of the task game gives train_critic_loss, as some"
+    ):
+        run(task, tmp_path)
+
+
+class TensorRate(torch.optim.SGD):
+    """With a rate as torch's own capturable optimizers may have it."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr=torch.tensor(lr, dtype=torch.float64))
+
+
+def test_a_learning_rate_that_is_a_tensor_is_a_number_in_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setitem(RIVALS, "tensors", TensorRate)
+    undisturbed = run(Game(), tmp_path / "calm", "tensors", epochs=4)
+    assert [row["lr"] for row in undisturbed] == [1e-2 * 0.9 ** (6 * epoch) for epoch in range(4)]
+    with pytest.raises(Killed):
+        run(Game(), tmp_path / "shaken", "tensors", epochs=4, on_batch=killed_in_epoch_3)
+    assert run(Game(), tmp_path / "shaken", "tensors", epochs=4) == undisturbed
+
+
+@pytest.mark.parametrize("factor", [float("inf"), float("nan")])
+def test_a_learning_rate_that_is_not_finite_is_one_sentence(tmp_path, factor):
+    task = Game()
+    task.lr_factor = lambda *_: factor
+    with pytest.raises(
+        UserError, match=f"lr_factor of the task game makes the learning rate {factor}: it must"
+    ):
+        run(task, tmp_path)
 
 
 class Idle(Game):

@@ -142,5 +142,13 @@ class Rateless(torch.optim.Optimizer):
         super().__init__(params, {"step_size": 0.1})
 
 
+class Relative(torch.optim.SGD):
+    """Its steps have sizes of their own, as Adafactor's may."""
+
+    def __init__(self, params, **settings):
+        super().__init__(params, lr=0.1)
+        self.param_groups[0]["lr"] = None
+
+
 def nothing(params, **settings):
     return None

@@ -35,7 +35,7 @@ def build_optimizer(name: str, model: nn.Module, **settings: Any) -> Optimizer:
     built = build(_params(model, settings.pop("no_decay", ())), **settings)
     if not isinstance(built, Optimizer):
         raise UserError(f"{name} gives {built!r:.80}, no torch.optim.Optimizer: name what makes one.")
-    if not all("lr" in group for group in built.param_groups):
+    if any(group.get("lr") is None for group in built.param_groups):
         raise UserError(f"{name} has groups without lr, which the schedule sets: name it lr there.")
     return built
 

@@ -33,6 +33,8 @@ from aida_bench.training.fabric import (
 )
 from aida_bench.training.step_timer import StepClock
 
+NAMES = ("kind", "epoch", "lr", "optimizer", "seed", "label")
+"""What an epoch's row has beside its measures, in a run's folder or in a comparison's rows."""
 OnBatch = Callable[[int, int], None]
 """Called after each training batch with (epoch, batch), both 1-based."""
 OnEpoch = Callable[[list[Row]], None]
@@ -97,7 +99,7 @@ def train(
     for epoch in range(done + 1, 0 if diverged else epochs + 1):
         start, clock, losses = time.perf_counter(), StepClock(fabric.device), LossMeter()
         cpu_start = time.process_time()
-        lr = optimizers[0].param_groups[0]["lr"]
+        lr = learning_rate(task, optimizers[0])
         model.train()
         whole = task.train_batches(data_order, fabric.device)
         feed = TrainBatches(whole, fabric, schedule, partial(on_batch, epoch))
@@ -107,7 +109,7 @@ def train(
             losses.add(f"train_{name}_loss" if name else "train_loss", weighted)
         measures = losses.read(fabric)
         trained = time.perf_counter() - start
-        measures |= evaluate(task, model, epoch, epochs, run, fabric.device)
+        measures = evaluate(task, model, epoch, epochs, run, fabric.device, measures)
         diverged = not all(map(isfinite, measures.values()))
         if diverged:
             rows.append({"kind": "diverged", "epoch": epoch, "lr": lr})
@@ -241,21 +243,47 @@ class LossMeter:
 
 
 @torch.no_grad()
-def evaluate(task: Task, model: nn.Module, epoch: int, epochs: int, run: Run, device: torch.device) -> Row:
-    """Measures of every split, named e.g. "validation_accuracy", and the task's own at an epoch's end."""
+def evaluate(
+    task: Task, model: nn.Module, epoch: int, epochs: int, run: Run, device: torch.device, losses: Row
+) -> Row:
+    """The `losses`, measures of every split, named e.g. "validation_accuracy", and the task's own at an
+    epoch's end. Raises UserError where two have one name."""
     model.eval()
-    measures = {}
+    measures = dict(losses)
     for split in task.splits:
-        found = numbers(task, f"evaluate({split!r})", task.evaluate(model, split, device))
-        measures |= {f"{split}_{measure}": value for measure, value in found.items()}
-    return measures | numbers(
-        task, "end_epoch", task.end_epoch(model, epoch, epochs, run.folder, device) or {}
-    )
+        method = f"evaluate({split!r})"
+        found = numbers(task, method, task.evaluate(model, split, device))
+        _add(measures, {f"{split}_{measure}": value for measure, value in found.items()}, task, method)
+    own = task.end_epoch(model, epoch, epochs, run.folder, device) or {}
+    _add(measures, numbers(task, "end_epoch", own), task, "end_epoch")
+    return measures
+
+
+def _add(measures: Row, more: Row, task: Task, method: str) -> None:
+    for key, value in more.items():
+        if key in measures or key in NAMES:
+            raise UserError(
+                f"{_told(task, method)} gives {key}, as something else in an epoch's row is called: give it "
+                "another name."
+            )
+        measures[key] = value
+
+
+def learning_rate(task: Task, optimizer: Optimizer) -> float:
+    """Of its first group, as JSON has it. Raises UserError for one that is not finite."""
+    lr = numbers(task, "lr_factor", {"lr": optimizer.param_groups[0]["lr"]})["lr"]
+    if not isfinite(lr):
+        raise UserError(f"{_told(task, 'lr_factor')} makes the learning rate {lr}: it must be finite.")
+    return lr
+
+
+def _told(task: Task, method: str) -> str:
+    return f"{method} of the task {getattr(task, 'name', type(task).__name__)}"
 
 
 def numbers(task: Task, method: str, measures: Any) -> Row:
     """Measures as JSON has them: one of numpy or torch becomes plain. Raises UserError for what is none."""
-    told = f"{method} of the task {getattr(task, 'name', type(task).__name__)}"
+    told = _told(task, method)
     if not isinstance(measures, Mapping):
         raise UserError(f"{told} gives {measures!r:.80}: it must return a dictionary of numbers by name.")
     plain: Row = {}
