@@ -141,6 +141,28 @@ def test_an_output_that_has_gone_or_is_full_loses_no_file(trained, tmp_path, mon
     assert len(list(out.glob("*.png"))) == 2
 
 
+def test_a_reader_that_has_enough_ends_a_command_without_a_word(trained, monkeypatch, capfd):
+    monkeypatch.setattr(
+        sys, "stdout", io.TextIOWrapper(Gone(errno.EPIPE), encoding="utf-8", write_through=True)
+    )
+    monkeypatch.setattr(sys, "argv", ["aida", "report", str(trained), "--markdown"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_whose_name_is_not_utf_8(trained, tmp_path, monkeypatch):
+    """Torch writes no checkpoint there; what was written elsewhere is reported."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xff"))
+    refused(invoke(*COMPARE, "--out", odd / "out"), "is not in UTF-8", "choose another --out")
+    assert not odd.exists()
+    shutil.copytree(trained, odd)
+    code, text = said(monkeypatch, "utf-8", "report", odd)
+    assert code == 0, text
+    assert "<h1>r?</h1>" in (odd / "report.html").read_text(encoding="utf-8")
+
+
 def test_another_run_there_that_is_damaged_does_not_lose_the_table(trained, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(trained, out)
@@ -210,6 +232,20 @@ def test_seeds_that_no_generator_takes(tmp_path, command):
 def test_the_largest_seed_trains(tmp_path):
     result = invoke("train", "digits", "--seed", LAST_SEED, *RUN, "--quiet", "--out", tmp_path)
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compare", "digits", "--lr", "inf"],
+        ["train", "digits", "--optimizer", "sgd", "--set", "momentum=nan"],
+        ["sweep", "digits", "--optimizers", "sgd", "--grid", "lr=1e-3,inf"],
+    ],
+)
+def test_settings_that_are_not_finite_are_refused(tmp_path, command):
+    """JSON has none: a run's configuration would be no JSON, and nan not what it was begun with."""
+    refused(invoke(*command, "--out", tmp_path / "out"), "cannot be given", "a finite number")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,15 @@ def test_what_is_refused_leaves_nothing_and_the_next_resume_takes_what_has_runs(
     assert cli_options.results_folder("digits", None, resume=False) == Path("runs/digits-3")
 
 
+def test_commands_that_begin_at_one_time_have_folders_of_their_own(tmp_path, monkeypatch):
+    """One that only looked for a free number would give it to all that look before a folder is made."""
+    monkeypatch.chdir(tmp_path)
+    found = [cli_options.results_folder("digits", None, resume=resume) for resume in (False, True, False)]
+    assert found == [Path(f"runs/digits-{number}") for number in (1, 2, 3)]
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([]))  # what it saw just before others were faster
+    assert cli_options.results_folder("digits", None, resume=False) == Path("runs/digits-4")
+
+
 def test_a_conflict_is_seen_before_any_folder_is_made(tmp_path):
     done(tmp_path, "sgd", 1, 2)
     refused(ask(tmp_path, "aida,sgd", 1, 1, "--resume"), "its epochs is 2, not 1")

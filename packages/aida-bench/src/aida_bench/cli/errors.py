@@ -19,6 +19,8 @@ def one_line_errors(resume_hint: str) -> Iterator[None]:
         yield
     except UserError as error:
         message, code = f"error: {error}", 2
+    except BrokenPipeError:
+        raise  # a reader that has enough, such as head: typer ends without a word
     except OSError as error:
         message, code = f"error: {error.filename or 'input or output'}: {error.strerror or error}.", 2
     except KeyboardInterrupt:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import wraps
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -17,7 +20,7 @@ from aida_bench.execution import torchrun
 from aida_bench.plugins import OPTIMIZERS as OPTIMIZER_PLUGINS
 from aida_bench.plugins import TASKS, is_plugin
 from aida_bench.recipes import PRESETS, Preset
-from aida_bench.storage.files import expand
+from aida_bench.storage.files import expand, make_folder
 
 if TYPE_CHECKING:
     from aida_bench.execution.plan import ExecutionOptions, OptimizerSpec, Plan
@@ -217,7 +220,10 @@ def named(optimizers: str | None, preset: Preset) -> list[str]:
 
 
 def results_folder(task: str, out: Path | None, resume: bool) -> Path:
-    """The folder to write in, not made yet. Raises UserError for one with results, unless resumed."""
+    """The folder to write in: a new one of its own where none is named, or with `resume` the latest there is.
+
+    Raises UserError for one with results, unless resumed, or with a name that torch cannot write to.
+    """
     if out is None:
         numbers = {
             int(path.name.rsplit("-", 1)[1]): path
@@ -228,8 +234,17 @@ def results_folder(task: str, out: Path | None, resume: bool) -> Path:
         begun = [number for number, path in numbers.items() if any(path.glob("*/seed-*/config.json"))]
         if resume and begun:
             return numbers[max(begun)]
-        return RUNS / f"{task}-{max(numbers, default=0) + 1}"
+        for number in count(max(numbers, default=0) + 1):
+            folder = RUNS / f"{task}-{number}"
+            make_folder(folder.parent)
+            with suppress(FileExistsError):  # another command has just made it
+                folder.mkdir()
+                return folder
     out = expand(out)
+    try:
+        os.fspath(out).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"--out {out} is not in UTF-8, as torch has it: choose another --out.") from error
     if file := next((path for path in (out, *out.parents) if path.is_file()), None):
         raise UserError(f"--out {out} cannot be a folder, since {file} is a file: choose another --out.")
     if not resume and out.exists() and any(out.iterdir()):

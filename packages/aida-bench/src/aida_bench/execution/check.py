@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from torch import nn
 
 from aida_bench.baselines import build_optimizer
@@ -26,7 +28,14 @@ def check_run(config: Row) -> None:
 
 
 def check_optimizer(name: str, settings: Row) -> None:
-    """Raises UserError for settings that an optimizer refuses, in whatever way."""
+    """Raises UserError for settings that an optimizer refuses, in whatever way, or that JSON has not."""
+    try:
+        json.dumps(dict(settings), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{name} cannot be given {dict(settings)}: a setting is a finite number, a word, true, false or "
+            "a list of them."
+        ) from error
     try:
         build_optimizer(name, nn.Linear(1, 1), **settings)
     except (TypeError, ValueError) as error:

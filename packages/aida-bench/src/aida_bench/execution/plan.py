@@ -61,11 +61,13 @@ class Plan:
     strategy: str | None = None
 
     def check(self) -> None:
-        """Raises UserError for what no run takes."""
+        """Raises UserError for what no run takes, and for a device that is not here."""
         common = {key: getattr(self, key) for key in ("task", "model", "precision", "threads")}
         for spec in self.specs:
             run = {"optimizer": spec.optimizer, "settings": dict(spec.settings), "seed": max(self.seeds)}
             check_run({**common, **run})
+        if self.devices == 1:  # several are begun by processes of their own
+            resolve_device(self.device, self.precision, self.devices, self.strategy)
 
     def workers(self, asked: int | None) -> int:
         """As many as are asked for, or as fit; never more than there are runs."""

@@ -100,8 +100,9 @@ def flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """In UTF-8; what that lacks, as a file's name may have it, is a question mark."""
     with replaced(path) as beside:
-        beside.write_text(text, encoding="utf-8", newline="\n")
+        beside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
