@@ -34,7 +34,7 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "")
     yield tmp_path
-    for name in ("own_optimizer", "own_task"):
+    for name in ("own_optimizer", "own_task", "mistaken"):
         sys.modules.pop(name, None)
 
 
@@ -133,6 +133,26 @@ def test_what_a_task_of_one_s_own_does_not_take_is_one_sentence(empty, words, sa
     shutil.copy(ROOT / "examples/own_task.py", empty)
     refused(invoke(words[0], "own_task:Spirals", *words[1:], "--out", "out"), said)
     assert not (empty / "out").exists()
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ('splits = ("validation")', "splits of mistaken:Wrong is 'validation', no tuple of words: write ("),
+    ('parts = ("")', 'parts of mistaken:Wrong is \'\', no tuple of words: write ("",), with its comma'),
+    ("parts = None", "parts of mistaken:Wrong is None, no tuple of words"),
+    ("higher = 3", "higher of mistaken:Wrong is 3, no tuple of words"),
+    ("higher = ('gain', 3)", "higher of mistaken:Wrong is ('gain', 3), no tuple of words"),
+    ('presets = ["small"]', "presets of mistaken:Wrong are ['small']: write a dictionary of"),
+    ('presets = {"small": {"epochs": 1}}', "presets of mistaken:Wrong are {'small': {'epochs': 1}}: write"),
+    ('presets = {"small": Preset((), 1, 64, 1, (), {})}', "each with a model or more"),
+    ("pass\nWrong = Spirals(batch_size=64)", "mistaken:Wrong is <own_task.Spirals object"),
+])  # fmt: skip
+def test_a_task_of_one_s_own_with_a_mistake_is_one_sentence(empty, line, said):
+    """Of a word in a tuple's place each letter would be a split; the others would be tracebacks."""
+    shutil.copy(ROOT / "examples/own_task.py", empty)
+    top = "from aida_bench.recipes import Preset\nfrom own_task import Spirals\nclass Wrong(Spirals):\n    "
+    (empty / "mistaken.py").write_text(top + line + "\n")
+    words = ["train", "mistaken:Wrong", "--optimizer", "adamw", "--epochs", 1, "--workers", 1, "--quiet"]
+    refused(invoke(*words, "--out", "out"), said)
 
 
 def test_what_cannot_be_imported_is_one_sentence(empty):

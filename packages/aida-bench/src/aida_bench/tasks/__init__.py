@@ -8,12 +8,12 @@ names of those of its own measures of which more is better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import Any
 
 from aida_bench import plugins
-from aida_bench.errors import choose
+from aida_bench.errors import UserError, choose
 from aida_bench.recipes import TASKS, Preset
 from aida_bench.tasks.base import Task
 
@@ -26,13 +26,25 @@ has its own defaults."""
 
 
 def create_task(name: str, **options: object) -> Task:
-    """Build the task `name`; `options` are its constructor's (model, batch_size, limit_batches, …)."""
-    return _task_class(name)(**options)
+    """Build the task `name`; `options` are its constructor's (model, batch_size, limit_batches, …). Raises
+    UserError for one whose parts or splits are no lists of words."""
+    task = _task_class(name)(**options)
+    for key in ("parts", "splits"):
+        _words(name, key, getattr(task, key, None))
+    return task
 
 
 def presets_of(name: str) -> Mapping[str, Preset]:
-    """A task's presets by name. Raises UserError for a task that does not exist."""
-    return TASKS[name].presets if name in TASKS else getattr(_task_class(name), "presets", PLAIN)
+    """A task's presets by name. Raises UserError for a task that does not exist, or has none that fit."""
+    if name in TASKS:
+        return TASKS[name].presets
+    found = getattr(_task_class(name), "presets", PLAIN)
+    if not isinstance(found, Mapping) or not all(isinstance(p, Preset) and p.models for p in found.values()):
+        raise UserError(
+            f"presets of {name} are {found!r:.80}: write a dictionary of aida_bench.recipes.Preset by name, "
+            "each with a model or more."
+        )
+    return found
 
 
 def higher_of(name: str) -> dict[str, list[str]]:
@@ -40,13 +52,22 @@ def higher_of(name: str) -> dict[str, list[str]]:
     if name in TASKS:
         return {}
     found = getattr(_task_class(name), "higher", ())
-    return {"higher": [found] if isinstance(found, str) else list(found)} if found else {}
+    return {"higher": [found] if isinstance(found, str) else _words(name, "higher", found)} if found else {}
 
 
 def splits_of(name: str) -> tuple[str, ...]:
     """The splits of a task of one's own as its class has them; none where only its objects do."""
     found = () if name in TASKS else getattr(_task_class(name), "splits", ())
-    return tuple(found) if isinstance(found, (tuple, list)) else ()
+    return tuple(_words(name, "splits", found)) if isinstance(found, Collection) else ()
+
+
+def _words(name: str, key: str, found: Any) -> list[str]:
+    """Raises UserError for what is no list of words, such as one word, of which each letter would count."""
+    words = found if isinstance(found, Collection) and not isinstance(found, str) else [None]
+    if all(isinstance(each, str) for each in words):
+        return list(words)
+    one = f'("{found}",)' if isinstance(found, str) else '("test",)'
+    raise UserError(f"{key} of {name} is {found!r:.80}, no tuple of words: write {one}, with its comma.")
 
 
 def has_presets(name: str) -> bool:
@@ -56,6 +77,9 @@ def has_presets(name: str) -> bool:
 
 def _task_class(name: str) -> Any:
     if name not in TASKS and plugins.is_plugin(plugins.TASKS, name):
-        return plugins.load_plugin(plugins.TASKS, name)
+        found = plugins.load_plugin(plugins.TASKS, name)
+        if not callable(found):
+            raise UserError(f"{name} is {found!r:.80}, which makes no task: name its class.")
+        return found
     module, _, cls = TASKS[choose("task", name, TASKS)].task.partition(":")
     return getattr(import_module(module), cls)
