@@ -27,8 +27,8 @@ class Task(Protocol):
     """What has an optimizer of its own: ("",) for the whole model. A task with several, say ("generator",
     "critic"), builds an nn.ModuleDict with these keys and is handed one: call `model["critic"](x)`."""
     splits: tuple[str, ...]
-    """Splits that are evaluated after each epoch; "validation" first, it chooses the best epoch. Of one called
-    "train" no measure is called as the training loss is, such as "loss"."""
+    """Splits that are evaluated after each epoch; "validation" first, it chooses the best epoch. Of one
+    called "train" no measure is called as the training loss is, such as "loss"."""
     clip_norm: float | None
     """The norm to which a part's gradient is clipped before its step; None leaves it as it is."""
 
