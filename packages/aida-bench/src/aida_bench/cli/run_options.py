@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import wraps
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -234,7 +233,9 @@ def results_folder(task: str, out: Path | None, resume: bool) -> Path:
         begun = [number for number, path in numbers.items() if any(path.glob("*/seed-*/config.json"))]
         if resume and begun:
             return numbers[max(begun)]
-        for number in count(max(numbers, default=0) + 1):
+        number = max(numbers, default=0)
+        while True:
+            number += 1
             folder = RUNS / f"{task}-{number}"
             make_folder(folder.parent)
             with suppress(FileExistsError):  # another command has just made it
