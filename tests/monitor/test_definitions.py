@@ -17,7 +17,7 @@ BELIEF = dict(lr=1e-2, eps=1e-6, rectify=False, weight_decouple=False)
 OTHERS = [
     partial(optim.Adam, eps=1e-6),
     partial(optim.Adam, amsgrad=True, weight_decay=0.1, maximize=True),
-    partial(optim.AdamW, weight_decay=0.0),
+    partial(optim.AdamW, weight_decay=0.1),
     partial(optim.RAdam, betas=(0.9, 0.9), weight_decay=0.1, eps=1e-3),
     partial(optim.RAdam, weight_decay=0.1),  # before step 6 not yet rectified
     partial(optim.Adamax, eps=1e-3, weight_decay=0.1),
@@ -64,9 +64,15 @@ def stepsizes(d):
     return u.mean() if d.pooled else u
 
 
-def decoupled(group):
+def decoupled(optimizer, group):
     """The factor on p of a decoupled decay."""
-    on = group.get("decoupled_weight_decay") or group.get("decoupled_decay") or group.get("weight_decouple")
+    on = isinstance(optimizer, optim.AdamW)  # whose groups say nothing before torch 2.7
+    on = (
+        on
+        or group.get("decoupled_weight_decay")
+        or group.get("decoupled_decay")
+        or group.get("weight_decouple")
+    )
     return 1 - group["lr"] * group["weight_decay"] if on else 1.0
 
 
@@ -79,7 +85,7 @@ def test_a_step_moves_each_element_by_its_stepsize(make, steps):
     define = definition_for(optimizer)
     for (p, group, state, before, m_before), row in zip(layers, layer_stepsizes(optimizer), strict=True):
         d = define(optimizer, group, state)
-        u, moved = stepsizes(d), before * decoupled(group) - p.detach()
+        u, moved = stepsizes(d), before * decoupled(optimizer, group) - p.detach()
         g = p.grad if not d.maximize else -p.grad
         g = g + d.weight_decay * before
         if d.buffer is not None:
@@ -116,6 +122,17 @@ def test_vanishing_gradients_bring_every_stepsize_to_the_cap(make):
         else:  # their eps takes 1/(1-b2) steps to add up, but the bias correction makes up for it
             assert row["min"] == pytest.approx(row["cap"], rel=1e-2 if belief_in_v else 1e-6)
             assert row["capped"] == 1.0
+
+
+def test_adamws_decay_is_decoupled_where_its_groups_do_not_say_so():
+    """As those of torch before 2.7."""
+    optimizer, _ = last_step(partial(optim.AdamW, weight_decay=0.1), 3)
+    told = layer_stepsizes(optimizer)
+    for group in optimizer.param_groups:
+        group.pop("decoupled_weight_decay", None)
+    assert layer_stepsizes(optimizer) == told
+    for row, p in zip(told, optimizer.param_groups[0]["params"], strict=True):
+        assert row["g_norm"] == pytest.approx(p.grad.norm().item(), rel=1e-12)
 
 
 def test_a_definition_of_ones_own_can_be_added(monkeypatch):

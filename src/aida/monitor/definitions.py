@@ -7,7 +7,7 @@ lr and the first bias correction are not in it, as in the figure of arXiv 2203.1
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nextafter
 from typing import Any
 
@@ -80,7 +80,7 @@ def _family(optimizer: Any, group: Group, state: State) -> Definition:
 
 
 def _adam(optimizer: Any, group: Group, state: State) -> Definition:
-    """torch's Adam and AdamW: u = 1/(sqrt(v/(1-b2^t)) + eps), v the largest so far with amsgrad."""
+    """torch's Adam: u = 1/(sqrt(v/(1-b2^t)) + eps), v the largest so far with amsgrad."""
     (b1, b2), t = group["betas"], _count(state["step"])
     return Definition(
         step=t,
@@ -92,6 +92,11 @@ def _adam(optimizer: Any, group: Group, state: State) -> Definition:
         rule=family.GRADIENT,
         **_common(group),
     )
+
+
+def _adamw(optimizer: Any, group: Group, state: State) -> Definition:
+    """torch's AdamW, whose decay is always decoupled: before torch 2.7 its groups do not say so."""
+    return replace(_adam(optimizer, group, state), weight_decay=0.0)
 
 
 def _radam(optimizer: Any, group: Group, state: State) -> Definition:
@@ -222,8 +227,8 @@ def stepped(group: Group, state: State) -> bool:
 
 DEFINITIONS: dict[str, Callable[[Any, Group, State], Definition]] = {
     f"{Layerwise.__module__}.{Layerwise.__qualname__}": _family,
-    "torch.optim.adam.Adam": _adam,  # and AdamW, its subclass; torch before 2.7 has it apart
-    "torch.optim.adamw.AdamW": _adam,
+    "torch.optim.adam.Adam": _adam,
+    "torch.optim.adamw.AdamW": _adamw,
     "torch.optim.radam.RAdam": _radam,
     "torch.optim.adamax.Adamax": _adamax,
     "torch.optim.rmsprop.RMSprop": _rmsprop,
