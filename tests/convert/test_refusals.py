@@ -3,6 +3,7 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -150,6 +151,68 @@ def test_it_is_refused_in_one_sentence(state, arguments, told):
     assert str(state) == str(given)
 
 
+def of_0(**values):
+    return lambda state: state["state"][0].update(values)
+
+
+def of_v(x):
+    return lambda state: state["state"][0].update(
+        {k: x for k in state["state"][0] if k.startswith("exp_avg_")}
+    )
+
+
+def of_group(**values):
+    return lambda state: state["param_groups"][0].update(values)
+
+
+DAMAGE = {
+    "states a list": (lambda state: state.update(state=[]), "a `state` and `param_groups` that are a list"),
+    "groups None": (lambda state: state.update(param_groups=None), "a dict and a NoneType"),
+    "a group 3": (lambda state: state.update(param_groups=[3]), "has 3 for a group of parameters"),
+    "no params": (lambda state: state["param_groups"][0].pop("params"), "for a group of parameters"),
+    "names too few": (of_group(param_names=["a"]), "has 1 names .* for the 3 parameters"),
+    "entry 3": (lambda state: state["state"].update({0: 3}), "for parameter 0 3 in place of a dict"),
+    "entry a tensor": (lambda state: state["state"].update({0: torch.ones(2)}), "in place of a dict"),
+    "step text": (of_0(step="x"), "parameter 0 .* the step 'x', which is no number of steps"),
+    "step None": (of_0(step=None), "parameter 0 .* the step None, which is no number"),
+    "step of two": (of_0(step=torch.ones(2)), "which is no number of steps"),
+    "step nan": (of_0(step=float("nan")), "the step nan, which is no number of steps"),
+    "m NumPy's": (of_0(exp_avg=torch.ones(SHAPES[0]).numpy()), "a ndarray as exp_avg in place of a tensor"),
+    "m a list": (of_0(exp_avg=[1.0]), "a list as exp_avg in place of a tensor"),
+    "v a number": (of_v(1.0), "a float as exp_avg_(var|sq) in place"),
+    "v of another shape": (
+        of_v(torch.ones(3, 4)),
+        r"has the shape \(4, 3\) and its saved moments \(3, 4\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize(
+    ("state", "source"),
+    [(of(TIMM, "AdaBelief"), "timm.AdaBelief"), (of_torch("AdamW"), "torch.AdamW")],
+    ids=["timm", "torch"],
+)
+def test_a_damaged_state_is_refused_in_one_sentence(state, source, how):
+    """Before anything is loaded, and not at the step after it."""
+    state = copy.deepcopy(state)
+    damage, told = DAMAGE[how]
+    damage(state)
+    with pytest.raises(ValueError, match=told) as caught:
+        aida.convert_state(state, aida.AdaBelief(parameters(SHAPES, torch.float64)), source)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_betas_or_eps_no_eps_is_taken_off():
+    for lost in (["betas"], ["betas", "eps"]):
+        state = of(TIMM, "AdaBelief")
+        for key in lost:
+            del state["param_groups"][0][key]
+        told = f"group of parameter 0 .* has no {' and no '.join(map(repr, lost))}, without which eps cannot"
+        with pytest.raises(ValueError, match=told):
+            aida.convert_state(state, aida.AdaBelief(parameters(SHAPES, torch.float64)))
+
+
 def test_the_arguments_of_aida_are_asked_for_where_it_goes_on():
     state = of(PO, "Aida")
     aida_ = aida.Aida(parameters(SHAPES, torch.float64))
@@ -220,6 +283,24 @@ def test_a_layer_without_gradients_has_a_v_of_zero():
         worst = max(s["exp_avg_var"].abs().max().item() for s in made["state"].values())
         assert min(s["exp_avg_var"].min().item() for s in made["state"].values()) >= 0
         assert worst <= 1e-4 * 200 * 1e-8
+
+
+def test_eps_alone_in_a_float32_v_is_taken_off_however_it_was_rounded():
+    """Of 2000 runs without gradients, that whose v has lost most: more than eps of float32/(1-b2)."""
+    draw, steps = np.random.default_rng(0), 30_000
+    b2, eps = 1 - 10 ** draw.uniform(-4, -1, 2000), 10 ** draw.uniform(-16, -6, 2000)
+    v, b2_, eps_ = np.zeros(2000, np.float32), b2.astype(np.float32), eps.astype(np.float32)
+    for _ in range(steps):
+        v = v * b2_ + eps_
+    lost = (1 - v / (eps * (1 - b2**steps) / (1 - b2))) * (1 - b2)
+    worst = int(lost.argmax())
+    assert lost[worst] > np.finfo(np.float32).eps
+    state = of(TIMM, "AdaBelief", {"rectify": False})
+    state["param_groups"][0].update(betas=(0.9, float(b2[worst])), eps=float(eps[worst]))
+    for of_p in state["state"].values():
+        of_p.update(step=steps, exp_avg_var=torch.full_like(of_p["exp_avg"].float(), float(v[worst])))
+    made = aida.convert_state(state, aida.AdaBelief(parameters(SHAPES, torch.float64)))
+    assert all(of_p["exp_avg_var"].count_nonzero() == 0 for of_p in made["state"].values())
 
 
 @pytest.mark.parametrize("name", ["StableAdamW", "Lamb", "AdamP", "Yogi", "AdaNorm", "Lion"])

@@ -33,20 +33,18 @@ def saved_parameters(given: Mapping[str, Any], param_names: Iterable[str] | None
     """The saved parameters in order."""
     groups = given["param_groups"]
     keys = [(key, i) for i, group in enumerate(groups) for key in group["params"]]
+    names: list[Any] = [
+        name
+        for group in groups
+        for name in group.get("param_names") or [k if isinstance(k, str) else None for k in group["params"]]
+    ]
     if param_names is not None:
-        names: list[Any] = [*param_names]
-        if len(names) != len(keys) or len({*names}) != len(names):
-            raise ValueError(
-                f"param_names has {len(names)} names ({len({*names})} different) for the {len(keys)} "
-                "parameters of the saved state: give one for each, in the order of its groups"
-            )
-    else:
-        names = [
-            name
-            for group in groups
-            for name in group.get("param_names")
-            or [k if isinstance(k, str) else None for k in group["params"]]
-        ]
+        names = [*param_names]
+    if len(names) != len(keys) or (param_names is not None and len({*names}) != len(names)):
+        raise ValueError(
+            f"param_names has {len(names)} names ({len({*names})} different) for the {len(keys)} "
+            "parameters of the saved state: give one for each, in the order of its groups"
+        )
     return [
         Saved(key, name, i, given["state"].get(key) or {}) for (key, i), name in zip(keys, names, strict=True)
     ]
@@ -113,12 +111,14 @@ def _by_order(saved: list[Saved], ours: list[tuple[Any, Tensor, Any]], sizes: li
 
 
 def _check_shape(pair: Pair) -> None:
-    m = pair.saved.state.get("exp_avg")
-    if m is not None and tuple(m.shape) != tuple(pair.p.shape):
-        raise ValueError(
-            f"parameter {pair.label} has the shape {tuple(pair.p.shape)} and its saved moments "
-            f"{tuple(m.shape)}: the parameters come in another order or from another model"
-        )
+    for name in ("exp_avg", "exp_avg_var", "exp_avg_sq"):
+        shape = tuple(getattr(pair.saved.state.get(name), "shape", pair.p.shape))
+        is_pooled = name != "exp_avg" and not shape
+        if shape != tuple(pair.p.shape) and not is_pooled:
+            raise ValueError(
+                f"parameter {pair.label} has the shape {tuple(pair.p.shape)} and its saved moments "
+                f"{shape}: the parameters come in another order or from another model"
+            )
 
 
 def _some(names: list[Any]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import sharding
+from ..optimizers.saved import check_entry
 from ..optimizers.sources import SOURCES, THEIRS
 from .matching import Pair
 
@@ -16,8 +17,8 @@ from .matching import Pair
 def moments(name: str, pair: Pair, theirs: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
     """Of one parameter. theirs: its saved group with the arguments given; live: the optimizer's group."""
     source = SOURCES[name]
-    saved = {"step": theirs.get("step"), **pair.saved.state}
-    missing = [key for key in ("step", "exp_avg", source.v) if saved.get(key) is None]
+    saved = {**{key: x for key, x in theirs.items() if key == "step"}, **pair.saved.state}
+    missing = [key for key in ("step", "exp_avg", source.v) if key not in saved]
     if missing:
         has = ", ".join(map(repr, pair.saved.state))
         raise ValueError(
@@ -29,8 +30,9 @@ def moments(name: str, pair: Pair, theirs: Mapping[str, Any], live: Mapping[str,
             f"the saved state of parameter {pair.label} has {' and '.join(map(repr, more))} too, so that "
             f"it is none of {name}: it is of another rule, which no member has"
         )
+    check_entry("convert_state", pair.label, saved, pair.p, ("exp_avg", source.v))
     step = float(saved["step"])
-    m, v = saved["exp_avg"].detach(), saved[source.v].detach()
+    m, v = saved["exp_avg"].detach(), torch.as_tensor(saved[source.v]).detach()
     pooled = live.get("layerwise") == "pre"
     if v.dim() < m.dim() and not pooled:
         raise ValueError(
@@ -53,11 +55,17 @@ def _without_eps(
     wide = v.to(place, torch.promote_types(v.dtype, torch.float64), copy=True)
     real = torch.view_as_real(wide) if wide.is_complex() else wide
     if SOURCES[name].eps_inside:
+        if lost := [key for key in ("betas", "eps") if key not in theirs]:
+            raise ValueError(
+                f"the group of parameter {pair.label} has no {' and no '.join(map(repr, lost))}, without "
+                f"which eps cannot be taken off v: give the state as {name} saved it"
+            )
         b2 = float(theirs["betas"][1])
         inside = float(theirs.get("eps_root", theirs["eps"])) * (1 - b2**step) / (1 - b2)
         real.sub_(inside)
-        # What rounding leaves of it: half a unit in the last place or so at each of 1/(1-b2) steps.
-        room = inside * min(1.0, torch.finfo(v.dtype).eps / (1 - b2))
+        # What rounding takes off, at each of 1/(1-b2) steps: half a unit in the last place as v decays, half
+        # as eps is added, and a quarter as b2 itself is rounded.
+        room = inside * min(1.0, 2 * torch.finfo(v.dtype).eps / (1 - b2))
         if _sum(real < -room) > 0:
             raise ValueError(
                 f"v of parameter {pair.label} is smaller than what eps alone adds up to in {step:.0f} steps, "

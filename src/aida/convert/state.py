@@ -10,6 +10,7 @@ from torch.optim.optimizer import Optimizer
 
 from ..optimizers.base import Layerwise
 from ..optimizers.foreign import SAVED_BY, check_keys, member_name
+from ..optimizers.saved import check_form
 from ..optimizers.sources import SOURCES, saver
 from .matching import match, saved_parameters
 from .moments import moments
@@ -138,6 +139,7 @@ def _told(given: Any, source: str, optimizer: Layerwise) -> tuple[str, Mapping[s
         )
     else:
         check_keys("convert_state takes the dict that the source's state_dict() gave", given)
+        check_form(given)
         names = _candidates(given, source)
     if known:
         names = tuple(name for name in names if name in known) or tuple(known)
