@@ -2,13 +2,14 @@
 
 A block finds a model, an optimizer of it and what a training loop needs, as a reader has them; `...` stands
 for a few steps. Each block starts anew, but in a page that says `<!-- blocks continue each other -->`.
-`<!-- not run: why -->` before a block, which is for fragments alone, leaves it out.
+`<!-- not run: why -->` before a block, which is for fragments alone, leaves it out. In a list it is indented.
 """
 
 import re
 import sys
 import types
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ import aida
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
-    r"^(?P<mark><!-- not run: .+ -->\n+)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"^(?P<mark><!-- not run: .+ -->\n+)?(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
 )
 CONTINUED = "<!-- blocks continue each other -->"
 LEFT_OUT = 2  # at most
@@ -34,7 +36,9 @@ def pages():
 def blocks(text):
     """(line, code) of each block to run; in one piece where they continue each other."""
     found = [
-        (text[: b.start("code")].count("\n") + 1, b["code"]) for b in BLOCK.finditer(text) if not b["mark"]
+        (text[: b.start("code")].count("\n") + 1, dedent(b["code"]))
+        for b in BLOCK.finditer(text)
+        if not b["mark"]
     ]
     if CONTINUED in text and found:
         lines = [""] * (found[-1][0] - 1 + found[-1][1].count("\n") + 1)
@@ -93,4 +97,5 @@ def test_blocks_are_found_with_their_lines():
         "a\n```python\nx = 1\n```\n<!-- not run: a sketch -->\n```python\ny\n```\n\n```python\nz = x\n```\n"
     )
     assert blocks(text) == [(3, "x = 1\n"), (11, "z = x\n")]
+    assert blocks("- a\n\n  ```python\n  if x:\n      y()\n  ```\n") == [(4, "if x:\n    y()\n")]
     assert blocks(f"{text}{CONTINUED}\n") == [(1, "\n\nx = 1\n\n\n\n\n\n\n\nz = x\n")]
