@@ -14,7 +14,7 @@ from aida_bench.study.report.figures import forest
 from aida_bench.study.report.table import Table
 
 STUDY = Path(__file__).parents[1] / "docs" / "results" / "study"
-REPORTS = ("tier-1", "gpt-lr", "gpt")
+REPORTS = ("tier-1", "gpt-lr", "gpt", "tier-2")
 RIVALS = {"adamw": "AdamW", "adabelief": "AdaBelief", "mean": "its layers' mean damping"}
 
 
@@ -29,7 +29,7 @@ def differences() -> Table:
     rows = []
     for report in REPORTS:
         for row in csv.DictReader((STUDY / report / "differences.csv").read_text().splitlines()):
-            if row["optimizer"] == "aida" and row["rival"] in RIVALS:
+            if (row["optimizer"], row["measure"]) == ("aida", "test_loss") and row["rival"] in RIVALS:
                 numbers = {key: float(row[key]) for key in ("difference", "low", "high", "n")}
                 turned = {"task": row["rival"], "rival": row["task"], "primary": row["primary"] == "True"}
                 rows.append({**row, **numbers, **turned})
