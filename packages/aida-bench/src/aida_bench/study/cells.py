@@ -58,6 +58,7 @@ class TaskPlan:
         members = self.optimizers
         rest = [self._cell(UNTRAINED, UNTRAINED, None, {"lr": 0.0}, self.study.final.seeds[0])]
         phases = sorted({each.phase for each in members.values()})
+        published_after = self._published_after(phases)
         for phase in phases:
             new = [label for label, each in members.items() if each.phase == phase and each.tune]
             for label in new:
@@ -74,10 +75,10 @@ class TaskPlan:
                 yield self._tuning(self.points)
             so_far = [label for label, each in members.items() if each.phase <= phase]
             yield self._finals(so_far)
-            if phase >= self._published_after(phases):
+            if phase >= published_after:
                 yield self._published(so_far)
 
-    def _published_after(self, phases: list[int]) -> int | None:
+    def _published_after(self, phases: list[int]) -> int:
         wanted = self.study.published.phase if self.study.published else None
         return max((phase for phase in phases if wanted is None or phase <= wanted), default=phases[0])
 
