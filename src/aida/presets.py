@@ -71,7 +71,11 @@ _LSTM = {**_DEFAULTS, "lr": 1e-2, "eps": 1e-12, "weight_decay": 1.2e-6}
 
 presets = Presets(
     {
-        "cifar": (_CIFAR, f"{_AUTHORS} CIFAR"),
+        "cifar": (
+            _CIFAR,
+            f"{_AUTHORS} CIFAR; with a small CNN on CIFAR-10, docs/results/study: test loss 0.9344, AdamW as "
+            "published 0.9588 (three seeds)",
+        ),
         "transformer": (
             {**_DEFAULTS, "betas": (0.9, 0.98), "eps": 1e-16},
             f"{_AUTHORS} the translation Transformer; its eps on a GPT, docs/results/study: test loss 3.528, "
@@ -80,7 +84,11 @@ presets = Presets(
         "lstm-1": ({**_LSTM, "lr": 1e-3, "eps": 1e-16}, f"{_ADABELIEF} LSTMs of one layer"),
         "lstm-2": (_LSTM, f"{_ADABELIEF} LSTMs of two layers"),
         "lstm-3": (_LSTM, f"{_ADABELIEF} LSTMs of three layers"),
-        "wgan-gp": ({**_DEFAULTS, "lr": 2e-4, "betas": (0.5, 0.999), "eps": 1e-12}, f"{_ADABELIEF} WGAN-GP"),
+        "wgan-gp": (
+            {**_DEFAULTS, "lr": 2e-4, "betas": (0.5, 0.999), "eps": 1e-12},
+            f"{_ADABELIEF} WGAN-GP, for 100 epochs; in the six of docs/results/study it has not begun to "
+            "learn, and at lr 2.3e-3 it has: Fréchet distance 30.09 (eps 2.1e-17)",
+        ),
         "imagenet": ({**_DECOUPLED, "weight_decay": 1e-2}, f"{_ADABELIEF} ImageNet"),
         "llm": (
             {**_DECOUPLED, "lr": 1.3e-3, "betas": (0.9, 0.99), "eps": 5.1e-13, "weight_decay": 4.6e-2},
