@@ -66,13 +66,9 @@ def stepsizes(d):
 
 def decoupled(optimizer, group):
     """The factor on p of a decoupled decay."""
+    keys = ("decoupled_weight_decay", "decoupled_decay", "weight_decouple")
     on = isinstance(optimizer, optim.AdamW)  # whose groups say nothing before torch 2.7
-    on = (
-        on
-        or group.get("decoupled_weight_decay")
-        or group.get("decoupled_decay")
-        or group.get("weight_decouple")
-    )
+    on = on or any(group.get(key) for key in keys)
     return 1 - group["lr"] * group["weight_decay"] if on else 1.0
 
 

@@ -69,11 +69,12 @@ def _metrics(optimizer: Any, p: Tensor, name: str) -> dict[str, float]:
     group = next((g for g in optimizer.param_groups if any(x is p for x in g["params"])), None)
     if group is None or not state or not stepped(group, state):
         return {}
-    layers = [_sums(optimizer, part, p, group, state) for part in optimizer.layering.rows(p)]
+    layering = optimizer.layering
+    layers = [_sums(optimizer, part, p, group, state) for part in layering.rows(p)]
     total = {key: sum(sums[key] for sums in layers) for key in layers[0]}
     if not total["weight"]:
         return {}
-    post, shared = group.get("layerwise") == "post", optimizer.layering.key(p) is not None
+    post, shared = group.get("layerwise") == "post", layering.key(p) is not None
     said = ["moment", "param"] if post and (shared or _ranks() > 1) else ["moment", "param", "update"]
     metrics = {f"l2_norm/{key}/{name}": sqrt(total[key]) for key in said}
     if not (post and shared):

@@ -51,7 +51,7 @@ class GradientRelease:
         Frozen ones too: they may be trained later.
         """
         optimizer = self.optimizer()
-        optimizer.layering.update(optimizer.param_groups)
+        _ = optimizer.layering  # which looks at the groups of now
         numbers = count()
         places: dict[Any, list[Place]] = {}
         for i, group in enumerate(optimizer.param_groups):

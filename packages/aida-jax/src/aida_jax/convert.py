@@ -197,13 +197,14 @@ def _parameters(optimizer: Any) -> list[Any]:
 def _places(optimizer: Any, names: Sequence[str]) -> dict[str, list[Any]]:
     """Where the layers of each parameter of a torch optimizer lie in it."""
     places: dict[str, list[Any]] = {}
+    layering = optimizer.layering  # once: it looks at all groups
     for name, p in zip(names, _parameters(optimizer), strict=True):
-        if (key := optimizer.layering.key(p)) is not None:
+        if (key := layering.key(p)) is not None:
             raise ValueError(
                 f"parameter {name!r} is a part of the layer {key!r}, which has several tensors, and here "
                 "each tensor is a layer: begin with empty moments, optimizer.init(params)"
             )
-        slices = optimizer.layering.slices(p)
+        slices = layering.slices(p)
         places[name] = [tuple(slice(*ends) for ends in layer.box) for layer in slices] or [...]
     return places
 

@@ -244,16 +244,16 @@ def coefficients(s: Settings, leaves: Sequence[Leaf], gs: Arrays, ms: Arrays) ->
 
 
 def _of_sums(s: Settings, sums: Mapping[str, jax.Array]) -> tuple[Any, Any, Any]:
-    is_function = callable(s.rule)
-    alpha, beta = (
-        s.rule
-        if not is_function
-        else usable_pair(s.rule(**{name: sums[name] for name in s.sums}), sums[s.sums[0]].shape)
-    )
+    alpha, beta = s.rule if not (is_function := callable(s.rule)) else _pair(s.rule, s.sums, sums)
     if s.layerwise != "pre":
         return alpha, beta, None
     total = family.residual_square(alpha, beta, *(sums.get(name, 0.0) for name in ("gg", "gm", "dd")))
     return alpha, beta, jnp.where(jnp.isfinite(total), total, sums["dd"]) if is_function else total
+
+
+def _pair(rule: Any, names: Sequence[str], sums: Mapping[str, jax.Array]) -> tuple[Any, Any]:
+    taken = {name: sums[name] for name in names}
+    return usable_pair(rule(**taken), taken[names[0]].shape)
 
 
 def layer_sums(names: Sequence[str], leaf: Leaf, g: jax.Array, m: jax.Array) -> jax.Array:

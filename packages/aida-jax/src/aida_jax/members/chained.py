@@ -26,11 +26,8 @@ def optimizer(
             f"the parameters that gives one: {INJECTED}"
         )
     none = isinstance(weight_decay, int | float) and weight_decay == 0
-    decay = (
-        optax.identity()
-        if none
-        else optax.add_decayed_weights(weight_decay, _of_leaves(mask) if callable(mask) else mask)
-    )
+    of_leaves = _of_leaves(mask) if callable(mask) else mask
+    decay = optax.identity() if none else optax.add_decayed_weights(weight_decay, of_leaves)
     chained = optax.chain(scaled, decay, optax.scale_by_learning_rate(learning_rate))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
